@@ -1,0 +1,72 @@
+"""What a signal is about: one resource, named the same way everywhere."""
+
+import re
+from typing import Self
+from urllib.parse import quote, unquote
+
+import msgspec
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
+
+
+class ResourceRef(msgspec.Struct, frozen=True, order=True):
+    """A reference to one thing that BytePort watches.
+
+    Text form, each part percent-encoded: `platform/place/kind/name`, or with a namespace
+    `platform/place/namespace/kind/name`, e.g. `host/web-1/mount/%2Fvar`, `kubernetes/prod/shop/deployment/cart`.
+    """
+
+    platform: str  # "host", "kubernetes", "postgres"
+    place: str  # the host's, cluster's or database server's name
+    kind: str  # "mount", "memory", "drill" (a volume made for a drill), "deployment", ...
+    name: str
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        parts = [self.platform, self.place, self.kind, self.name]
+        if self.namespace:
+            parts.insert(2, self.namespace)
+        return "/".join(part if _PLAIN.fullmatch(part) else quote(part, safe="") for part in parts)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads the text form back. Raises ValueError when it is not one."""
+        parts = [unquote(part) for part in text.split("/")]
+        if len(parts) not in (4, 5) or not all(parts):
+            raise ValueError(f"not a resource reference: {text[:200]!r}; expected platform/place/[namespace/]kind/name")
+        namespace = parts.pop(2) if len(parts) == 5 else ""
+        platform, place, kind, name = parts
+        return cls(platform, place, kind, name, namespace)
+
+    @property
+    def label(self) -> str:
+        """For people: `/var on web-1`, `deployment shop/cart in prod`."""
+        if self.platform == "host":
+            what = {"mount": self.name, "drill": f"drill volume {self.name}"}.get(self.kind, self.kind)
+            return f"{what} on {self.place}"
+        scoped = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return f"{self.kind} {scoped} in {self.place}"
+
+    @property
+    def is_drill(self) -> bool:
+        """Whether it was made for a drill: acting on it can touch nothing else, so dry-run does not hold it back."""
+        return self.kind == "drill"
+
+    @property
+    def fleet(self) -> str:
+        """The group that shares an action budget: a cluster, or all hosts, or all databases together."""
+        if self.is_drill:
+            return "drills"
+        return f"{self.platform}/{self.place}" if self.platform == "kubernetes" else self.platform
+
+    @property
+    def neighbourhood(self) -> str:
+        """The smaller group with a budget of its own: a namespace of a cluster, or one host, or one server."""
+        if self.is_drill:
+            return f"drills/{self.name}"
+        return f"{self.fleet}/{self.namespace}" if self.platform == "kubernetes" else f"{self.fleet}/{self.place}"
+
+    @property
+    def unit(self) -> str:
+        """What the storm brake counts: a workload of a cluster, or else a host or server."""
+        return str(self) if self.platform == "kubernetes" else self.neighbourhood

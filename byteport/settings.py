@@ -1,0 +1,190 @@
+"""BytePort's settings, all from the environment. `docs/settings.md` describes each; a test keeps that true.
+
+A secret may be given in a file instead: `NAME_FILE=/path` stands for `NAME`.
+"""
+
+import socket
+from pathlib import Path
+
+import dj_database_url
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse_lazy
+from environs import Env
+
+from byteport import embedded
+from byteport.logs import logging_config
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = Env()
+
+
+def secret(name: str, default: str = "") -> str:
+    """The environment's `name`, or the text of the file that `name`_FILE points to."""
+    file = env.str(f"{name}_FILE", "")
+    if not file:
+        return env.str(name, default)
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ImproperlyConfigured(f"{name}_FILE={file} cannot be read: {error.strerror}") from error
+
+
+STATE_DIR = embedded.state_dir()
+DATABASE_URL = secret("DATABASE_URL")
+EMBEDDED_POSTGRES = not DATABASE_URL
+
+SECRET_KEY = secret("BYTEPORT_SECRET_KEY")
+if not SECRET_KEY and not EMBEDDED_POSTGRES:
+    raise ImproperlyConfigured(
+        "Set BYTEPORT_SECRET_KEY (or BYTEPORT_SECRET_KEY_FILE): with DATABASE_URL, every process must share one key."
+    )
+SECRET_KEY = SECRET_KEY or embedded.kept_secret_key(STATE_DIR)
+DEBUG = env.bool("BYTEPORT_DEBUG", False)
+ALLOWED_HOSTS = env.list("BYTEPORT_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("BYTEPORT_TRUSTED_ORIGINS", [])
+HOST_NAME = env.str("BYTEPORT_HOST_NAME", "") or socket.gethostname()
+PUBLIC_URL = env.str("BYTEPORT_PUBLIC_URL", "http://127.0.0.1:8000").rstrip("/")
+HTTPS = PUBLIC_URL.startswith("https://")
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_htmx",
+    "django_q",
+    "axes",
+    "csp",
+    "pgtrigger",
+    "byteport.apps.BytePortConfig",
+    "signals",
+    "runbooks",
+    "incidents",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "axes.middleware.AxesMiddleware",
+]
+
+ROOT_URLCONF = "byteport.urls"
+WSGI_APPLICATION = "byteport.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+DATABASES = {
+    "default": {
+        **(embedded.django_database(STATE_DIR) if EMBEDDED_POSTGRES else dj_database_url.parse(DATABASE_URL)),
+        "CONN_MAX_AGE": None,
+        "CONN_HEALTH_CHECKS": True,
+    }
+}
+DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# django-q2. A lease outlives any task (retry > timeout); a failed task is acknowledged because the loop's own
+# record, not the queue, decides whether and when a stage runs again.
+TASK_TIMEOUT_S = env.int("BYTEPORT_TASK_TIMEOUT_S", 240)
+TASK_LEASE_S = env.int("BYTEPORT_TASK_LEASE_S", 300)
+Q_CLUSTER = {
+    "name": "byteport",
+    "broker_class": "byteport.queue.PostgresBroker",
+    "workers": env.int("BYTEPORT_WORKERS", 4),
+    "timeout": TASK_TIMEOUT_S,
+    "retry": TASK_LEASE_S,
+    "ack_failures": True,
+    "max_attempts": 5,
+    "save_limit": -1,
+    "bulk": 1,
+    "queue_limit": 1,
+    "recycle": 5000,
+    "label": "Task queue",
+    "log_level": "WARNING",
+}
+
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("MinimumLengthValidator", "CommonPasswordValidator", "NumericPasswordValidator")
+]
+AXES_FAILURE_LIMIT = 10
+AXES_COOLOFF_TIME = 0.25  # hours
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+LOGIN_URL = reverse_lazy("login")
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = LOGIN_URL
+
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_SAMESITE = "Lax"
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BYTEPORT_BEHIND_PROXY", False) else None
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "script-src": [SELF],
+        "style-src": [SELF, "'unsafe-inline'"],
+        "img-src": [SELF, "data:"],
+        "object-src": [NONE],
+        "base-uri": [SELF],
+        "frame-ancestors": [NONE],
+        "form-action": [SELF],
+    }
+}
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_048_576  # bytes; a larger webhook is answered with 413
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+
+LOGGING_CONFIG = None
+logging_config(level=env.str("BYTEPORT_LOG_LEVEL", "INFO"), form=env.str("BYTEPORT_LOG_FORMAT", "auto"))
+
+UNFOLD = {
+    "SITE_TITLE": "BytePort",
+    "SITE_HEADER": "BytePort",
+    "SITE_SUBHEADER": "Policies, sources, record",
+    "SITE_URL": "/",
+    "SITE_SYMBOL": "radar",
+    "SHOW_HISTORY": False,  # the audit trail has it, for every way in which a setting is changed
+    "SHOW_VIEW_ON_SITE": False,
+    "BORDER_RADIUS": "6px",
+    "SIDEBAR": {"show_search": False, "navigation": "byteport.adminkit.navigation"},
+}

@@ -1,0 +1,27 @@
+"""What all tests share: a real PostgreSQL, BytePort's own embedded one unless DATABASE_URL says otherwise."""
+
+import os
+
+import pytest
+
+from byteport import embedded
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts (or joins) the server before Django's test database is made; it stops with its last user."""
+    if os.environ.get("DATABASE_URL") or os.environ.get("DATABASE_URL_FILE"):
+        return
+    server = embedded.running()
+    server.__enter__()
+    config.add_cleanup(lambda: server.__exit__(None, None, None))
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """Lets several test runs on one machine have a database each (BYTEPORT_TEST_DB=test_something)."""
+    from django.db import connection
+
+    name = os.environ.get("BYTEPORT_TEST_DB")
+    if name:
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+        connection.settings_dict["TEST"]["NAME"] = f"{name}_{worker}" if worker else name
