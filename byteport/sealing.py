@@ -1,0 +1,28 @@
+"""Secrets that must be read again are kept encrypted, with a key derived from BYTEPORT_SECRET_KEY."""
+
+from base64 import urlsafe_b64encode
+
+from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from django.conf import settings
+
+from byteport.core.errors import Permanent
+
+
+def _fernet() -> Fernet:
+    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"byteport.sealing").derive(settings.SECRET_KEY.encode())
+    return Fernet(urlsafe_b64encode(key))
+
+
+def seal(secret: str) -> str:
+    """Encrypts a secret for the database."""
+    return _fernet().encrypt(secret.encode()).decode()
+
+
+def unseal(sealed: str) -> str:
+    """Decrypts it. Raises Permanent when the key is not the one that it was sealed with."""
+    try:
+        return _fernet().decrypt(sealed.encode()).decode()
+    except InvalidToken as error:
+        raise Permanent("A stored secret cannot be read: BYTEPORT_SECRET_KEY has changed. Set it anew.") from error
