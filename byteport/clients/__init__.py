@@ -1,0 +1,1 @@
+"""Reading infrastructure, and only reading. What changes it is in `runbooks.actions`."""

@@ -1,0 +1,241 @@
+"""ingest(): the one way in for readings. A batch is a handful of set-based statements in one transaction.
+
+When it returns inside no outer transaction, everything is durable: series, samples, opened and cleared events, and
+the loop's next tasks, which are enqueued in the same transaction.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import psycopg
+from django.db import connection, transaction
+
+from byteport.core.clock import now
+from byteport.queue import enqueue_many
+from signals.lifecycle import ADVANCE
+from signals.policy import rule_for, rules
+from signals.reading import Reading
+from signals.router import Routed, Rule, Track, Why, route
+
+FUTURE_SKEW = timedelta(minutes=5)
+
+# In the order of their keys, so that two batches never wait for each other in a circle.
+LOCK_SERIES = """
+    SELECT place, last_at, last_value, breach_since, clear_since
+    FROM unnest(%s::uuid[]) WITH ORDINALITY AS key (fingerprint, place) JOIN series USING (fingerprint)
+    ORDER BY fingerprint FOR UPDATE OF series"""
+
+# Two writers that both meet a new series: one inserts, the other waits for it here and then locks what it wrote.
+CLAIM_NEW_SERIES = """
+    INSERT INTO series (fingerprint, signal, resource, detail, fleet, unit, source)
+    SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+    ON CONFLICT (fingerprint) DO NOTHING"""
+
+MOVE_SERIES = """
+    UPDATE series SET last_at = new.last_at, last_value = new.last_value, breach_since = new.breach_since,
+                      clear_since = new.clear_since, source = new.source
+    FROM unnest(%s::uuid[], %s::timestamptz[], %s::float8[], %s::timestamptz[], %s::timestamptz[], %s::text[])
+         AS new (fingerprint, last_at, last_value, breach_since, clear_since, source)
+    WHERE series.fingerprint = new.fingerprint"""
+
+KEEP_SAMPLES = """
+    INSERT INTO samples (fingerprint, at, value) SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::float8[])
+    ON CONFLICT DO NOTHING"""
+
+# An open event takes note of a further firing at most every ten seconds, or when it turns critical.
+OPEN_EVENTS = """
+    INSERT INTO signal_events AS event (fingerprint, signal, resource, fleet, neighbourhood, unit, detail, source,
+                                        severity, value, threshold, labels, detected_at, last_seen_at, due_at)
+    SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+                         %s::text[], %s::float8[], %s::float8[], %s::jsonb[], %s::timestamptz[], %s::timestamptz[],
+                         %s::timestamptz[])
+    ON CONFLICT (fingerprint) WHERE status <> 'resolved' DO UPDATE
+    SET repeats = event.repeats + 1, value = excluded.value, cleared_at = NULL,
+        last_seen_at = greatest(event.last_seen_at, excluded.last_seen_at),
+        severity = CASE WHEN excluded.severity = 'critical' THEN 'critical' ELSE event.severity END
+    WHERE excluded.last_seen_at > event.last_seen_at + interval '10 seconds'
+       OR event.cleared_at IS NOT NULL
+       OR (excluded.severity = 'critical' AND event.severity <> 'critical')
+    RETURNING id, repeats = 0 AS opened, translate(fingerprint::text, '-', ''), detected_at"""
+
+CLEAR_EVENTS = """
+    UPDATE signal_events SET cleared_at = %(at)s, due_at = %(at)s
+    WHERE fingerprint = ANY(%(keys)s::uuid[]) AND status <> 'resolved' AND cleared_at IS NULL
+    RETURNING id"""
+
+NOTE_OPENED = """
+    INSERT INTO timeline_entries (event_id, at, actor, kind, message, data)
+    SELECT id, at, actor, 'detected', message, '{}'::jsonb
+    FROM unnest(%s::bigint[], %s::timestamptz[], %s::text[], %s::text[]) AS line (id, at, actor, message)"""
+
+
+class Ingested(msgspec.Struct, frozen=True):
+    """What a batch led to. `why` counts the readings by the router's answer."""
+
+    opened: tuple[int, ...] = ()
+    cleared: tuple[int, ...] = ()
+    why: dict[str, int] = {}
+
+
+class _Firing(msgspec.Struct, frozen=True):
+    reading: Reading
+    routed: Routed
+    rule: Rule
+
+
+class _Batch:
+    """The readings of one call, folded: one new track a series, the samples, what fires and what clears."""
+
+    def __init__(self) -> None:
+        self.tracks: dict[str, tuple[Track, str]] = {}
+        self.samples: dict[tuple[str, datetime], float] = {}
+        self.firing: dict[str, _Firing] = {}
+        self.clearing: set[str] = set()
+        self.why: Counter[str] = Counter()
+
+    def take(self, key: str, reading: Reading, routed: Routed, rule: Rule) -> None:
+        self.why[routed.why] += 1
+        if reading.value is not None and routed.why not in (Why.NO_VALUE, Why.UNKNOWN_STATE):
+            self.samples[(key, reading.at)] = reading.value
+        if routed.why in (Why.LATE, Why.UNKNOWN_STATE, Why.NO_VALUE):
+            return
+        self.tracks[key] = (routed.track, reading.source)
+        self.clearing.discard(key)
+        if routed.why is Why.FIRES:
+            self.firing[key] = _Firing(reading, routed, rule)
+        elif routed.why is Why.CLEARS:
+            self.clearing.add(key)
+
+
+def ingest(readings: Iterable[Reading]) -> Ingested:
+    """Judges and keeps a batch, opens and clears events. Raises Django's OperationalError when PostgreSQL is away."""
+    by_series, from_the_future = _by_series(readings)
+    if not by_series:
+        return Ingested(why={Why.FROM_THE_FUTURE: from_the_future} if from_the_future else {})
+    known_rules = rules()
+    with transaction.atomic():
+        connection.ensure_connection()
+        cursor = psycopg.Cursor(connection.connection)  # server-side parameters: arrays travel as they are
+        batch = _judge(by_series, _locked_tracks(cursor, by_series), known_rules)
+        if from_the_future:
+            batch.why[Why.FROM_THE_FUTURE] = from_the_future
+        _keep(cursor, batch)
+        opened = _open(cursor, batch.firing) if batch.firing else ()
+        cleared = _clear(cursor, batch.clearing) if batch.clearing else ()
+        if opened or cleared:
+            enqueue_many(ADVANCE, [*opened, *cleared])
+    return Ingested(opened, cleared, dict(batch.why))
+
+
+def _by_series(readings: Iterable[Reading]) -> tuple[dict[str, list[Reading]], int]:
+    latest = now() + FUTURE_SKEW
+    by_series: dict[str, list[Reading]] = defaultdict(list)
+    refused = 0
+    for reading in readings:
+        if reading.at > latest:
+            refused += 1
+        else:
+            by_series[reading.fingerprint].append(reading)
+    return by_series, refused
+
+
+def _locked_tracks(cursor: psycopg.Cursor[Any], by_series: dict[str, list[Reading]]) -> dict[str, Track]:
+    keys = sorted(by_series)
+    tracks = _lock(cursor, keys)
+    missing = [key for key in keys if key not in tracks]
+    if missing:
+        rows = [_series_row(key, by_series[key][0]) for key in missing]
+        cursor.execute(CLAIM_NEW_SERIES, [list(column) for column in zip(*rows, strict=True)])
+        tracks |= _lock(cursor, missing)
+    return tracks
+
+
+def _series_row(key: str, reading: Reading) -> tuple[Any, ...]:
+    resource = reading.resource
+    return (key, reading.signal, str(resource), reading.detail, resource.fleet, resource.unit, reading.source)
+
+
+def _lock(cursor: psycopg.Cursor[Any], keys: Sequence[str]) -> dict[str, Track]:
+    cursor.execute(LOCK_SERIES, [array(keys)], prepare=True, binary=True)
+    return {keys[place - 1]: Track(*track) for place, *track in cursor.fetchall()}
+
+
+def _judge(by_series: dict[str, list[Reading]], tracks: dict[str, Track], known: dict[str, Rule]) -> _Batch:
+    batch = _Batch()
+    for key, readings in by_series.items():
+        track = tracks[key]
+        rule = rule_for(readings[0].signal, readings[0].resource, known)
+        for reading in sorted(readings, key=attrgetter("at")) if len(readings) > 1 else readings:
+            routed = route(track, reading, rule)
+            track = routed.track
+            batch.take(key, reading, routed, rule)
+    return batch
+
+
+def _keep(cursor: psycopg.Cursor[Any], batch: _Batch) -> None:
+    if batch.tracks:
+        moved = [track for track, _ in batch.tracks.values()]
+        columns = (
+            array(batch.tracks),
+            array(iso(track.last_at) for track in moved),
+            array(number(track.last_value) for track in moved),
+            array(iso(track.breach_since) for track in moved),
+            array(iso(track.clear_since) for track in moved),
+        )
+        cursor.execute(MOVE_SERIES, [*columns, [source for _, source in batch.tracks.values()]], prepare=True)
+    if batch.samples:
+        keys, times = zip(*batch.samples, strict=True)
+        values = array(map(number, batch.samples.values()))
+        cursor.execute(KEEP_SAMPLES, [array(keys), array(map(iso, times)), values], prepare=True)
+
+
+def array(items: Iterable[str]) -> str:
+    """PostgreSQL's literal of an array whose items need no quotes: far cheaper to make than a list is to adapt."""
+    return "{" + ",".join(items) + "}"
+
+
+def iso(at: datetime | None) -> str:
+    return at.isoformat() if at else "NULL"
+
+
+def number(value: float | None) -> str:
+    return "NULL" if value is None else repr(value)
+
+
+def _open(cursor: psycopg.Cursor[Any], firing: dict[str, _Firing]) -> tuple[int, ...]:
+    rows = [_event_row(key, firing[key]) for key in sorted(firing)]
+    cursor.execute(OPEN_EVENTS, [list(column) for column in zip(*rows, strict=True)])
+    opened = [(row[0], row[2], row[3]) for row in cursor.fetchall() if row[1]]
+    if opened:
+        lines = [
+            (pk, at, firing[key].reading.source or "byteport", _opening_line(firing[key])) for pk, key, at in opened
+        ]
+        cursor.execute(NOTE_OPENED, [list(column) for column in zip(*lines, strict=True)])
+    return tuple(pk for pk, _, _ in opened)
+
+
+def _event_row(key: str, firing: _Firing) -> tuple[Any, ...]:
+    reading, resource = firing.reading, firing.reading.resource
+    return (
+        key, reading.signal, str(resource), resource.fleet, resource.neighbourhood, resource.unit, reading.detail,
+        reading.source, firing.routed.severity.value, reading.value, firing.rule.threshold,
+        msgspec.json.encode(reading.labels).decode(), reading.at, reading.at, now(),
+    )  # fmt: skip
+
+
+def _opening_line(firing: _Firing) -> str:
+    reading, rule = firing.reading, firing.rule
+    if reading.value is None:
+        return f"{reading.signal} reported as firing by {reading.source or 'its source'}."
+    return f"{reading.value:.1f} is above the threshold of {rule.threshold:g}" + (
+        f", for {rule.sustain_s:g} s on end." if rule.sustain_s else "."
+    )
+
+
+def _clear(cursor: psycopg.Cursor[Any], keys: set[str]) -> tuple[int, ...]:
+    cursor.execute(CLEAR_EVENTS, {"at": now(), "keys": array(keys)}, prepare=True)
+    return tuple(row[0] for row in cursor.fetchall())

@@ -1,0 +1,267 @@
+"""The tables of DETECT: sources, series and samples, signal events and their timeline."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.db.models.functions import Now
+
+from byteport.core.outcome import Severity
+from byteport.core.resource import ResourceRef
+from signals.catalog import CATALOG
+from signals.source import SOURCES
+
+
+def signal_names() -> list[tuple[str, str]]:
+    return [(name, signal.title) for name, signal in CATALOG.items()]
+
+
+def source_kinds() -> list[tuple[str, str]]:
+    return [(name, source.title) for name, source in SOURCES.items()]
+
+
+class Source(models.Model):
+    """Where readings come from."""
+
+    slug = models.SlugField(
+        unique=True, max_length=64, help_text="Its name in addresses: a webhook is called at /hooks/<slug>."
+    )
+    kind = models.TextField(choices=source_kinds, help_text="What it speaks.")
+    enabled = models.BooleanField(default=True, help_text="Off: it is not asked, and its webhook answers 404.")
+    options = models.JSONField(
+        default=dict, blank=True, help_text="Settings of this kind, as JSON. Never a credential."
+    )
+    sealed_secret = models.TextField(blank=True, editable=False, help_text="The webhook's secret, encrypted.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    last_success_at = models.DateTimeField(null=True, editable=False)
+    last_reading_at = models.DateTimeField(null=True, editable=False)
+    last_error_at = models.DateTimeField(null=True, editable=False)
+    last_error = models.TextField(blank=True, editable=False)
+    readings_total = models.BigIntegerField(default=0, editable=False)
+
+    class Meta:
+        db_table = "sources"
+        ordering = ["slug"]
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class SignalPolicy(models.Model):
+    """The thresholds of one signal. Times are seconds, percentages 0 to 100."""
+
+    signal = models.TextField(primary_key=True, choices=signal_names, help_text="The signal.")
+    enabled = models.BooleanField(default=True, help_text="Off: readings are kept, but never open an event.")
+    threshold = models.FloatField(help_text="Fires above this value (in the signal's unit, % for usage).")
+    critical = models.FloatField(help_text="From this value on, the severity is critical instead of warning.")
+    clear = models.FloatField(
+        help_text="Counts as cleared below this value. Lower than the threshold, so that it does not flap."
+    )
+    sustain_s = models.PositiveIntegerField(
+        help_text="Seconds that the value has to stay above the threshold to fire, and below `clear` to clear.",
+        validators=[MaxValueValidator(86_400)],
+    )
+    max_gap_s = models.PositiveIntegerField(
+        help_text="Seconds without a reading after which the sustained window starts again.",
+        validators=[MinValueValidator(1), MaxValueValidator(86_400)],
+    )
+
+    class Meta:
+        db_table = "signal_policies"
+        ordering = ["signal"]
+        verbose_name_plural = "signal policies"
+
+    def __str__(self) -> str:
+        return self.signal
+
+    def clean(self) -> None:
+        if self.threshold is not None and self.clear is not None and CATALOG[self.signal].sends_values:
+            if self.clear > self.threshold and self.signal != "idle_in_transaction":
+                raise ValidationError({"clear": f"Must not be above the threshold ({self.threshold:g})."})
+            if self.critical < self.threshold:
+                raise ValidationError({"critical": f"Must not be below the threshold ({self.threshold:g})."})
+
+
+class Series(models.Model):
+    """What is known of one signal of one resource: the latest value, and since when it is above or below its bounds."""
+
+    fingerprint = models.UUIDField(primary_key=True)
+    signal = models.TextField()
+    resource = models.TextField(help_text="text form of the resource reference")
+    detail = models.TextField(blank=True)
+    fleet = models.TextField(help_text="the group that shares an action budget")
+    unit = models.TextField(help_text="the host, server or workload that the storm brake counts")
+    source = models.TextField(blank=True, help_text="slug of the source that sent the latest reading")
+    last_at = models.DateTimeField(null=True)
+    last_value = models.FloatField(null=True)
+    breach_since = models.DateTimeField(null=True, help_text="above the threshold without a break since")
+    clear_since = models.DateTimeField(null=True, help_text="below the clear threshold without a break since")
+
+    class Meta:
+        db_table = "series"
+        verbose_name_plural = "series"
+        indexes = [
+            # No index holds a column that a reading moves, so that its update stays within the page (HOT).
+            models.Index(fields=["signal"], name="series_signal"),
+            models.Index(fields=["fleet", "unit"], name="series_fleet"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.signal} {self.resource}"
+
+
+class Sample(models.Model):
+    """One measured value. The table is partitioned by day (see the migrations) and old days are dropped whole."""
+
+    pk = models.CompositePrimaryKey("fingerprint", "at")
+    fingerprint = models.UUIDField()
+    at = models.DateTimeField()
+    value = models.FloatField()
+
+    class Meta:
+        db_table = "samples"
+
+    def __str__(self) -> str:
+        return f"{self.value:g} at {self.at:%H:%M:%S}"
+
+
+class Status(models.TextChoices):
+    """Where an event stands in the loop. See docs/architecture.md for the arrows between them."""
+
+    DETECTED = "detected"
+    DIAGNOSED = "diagnosed"
+    AWAITING_APPROVAL = "awaiting_approval"
+    SIMULATED = "simulated"
+    ACTING = "acting"
+    VERIFYING = "verifying"
+    RESOLVED = "resolved"
+    ESCALATED = "escalated"
+
+
+class ResolvedBy(models.TextChoices):
+    BYTEPORT = "byteport"
+    PERSON = "person"
+    ITSELF = "itself"
+
+
+class SignalEvent(models.Model):
+    """One incident: a signal of one resource, from its detection to its postmortem.
+
+    `status` is written by `signals.lifecycle.transition` alone.
+    """
+
+    OPEN: ClassVar[Sequence[str]] = [status for status in Status.values if status != Status.RESOLVED]
+
+    fingerprint = models.UUIDField()
+    signal = models.TextField()
+    resource = models.TextField(help_text="text form of the resource reference")
+    fleet = models.TextField(help_text="the group that shares an action budget")
+    neighbourhood = models.TextField(help_text="the smaller group with a budget of its own")
+    unit = models.TextField(help_text="the host, server or workload that the storm brake counts")
+    detail = models.TextField(blank=True)
+    source = models.TextField(blank=True, help_text="slug of the source that opened it")
+    severity = models.TextField(choices=[(s.value, s.value) for s in Severity])
+    value = models.FloatField(null=True, help_text="latest value, in the signal's unit")
+    threshold = models.FloatField(null=True)
+    labels = models.JSONField(default=dict)
+    repeats = models.PositiveIntegerField(db_default=0, help_text="further times it fired while open")
+
+    status = models.TextField(choices=Status.choices, db_default=Status.DETECTED)
+    resolved_by = models.TextField(choices=ResolvedBy.choices, blank=True, db_default="")
+    reason = models.TextField(blank=True, db_default="", help_text="why it stands where it stands")
+    detected_at = models.DateTimeField(help_text="when the signal fired")
+    last_seen_at = models.DateTimeField(help_text="latest reading that still fires")
+    cleared_at = models.DateTimeField(null=True, help_text="when its source said that it is over")
+    acted_at = models.DateTimeField(null=True, help_text="when the runbook began to act")
+    escalated_at = models.DateTimeField(null=True)
+    resolved_at = models.DateTimeField(null=True)
+
+    runbook = models.TextField(blank=True, db_default="")
+    diagnosis = models.JSONField(null=True, help_text="evidence and inference, as the runbook found them")
+    plan = models.JSONField(null=True, help_text="the plan, frozen when diagnosed")
+    plan_hash = models.TextField(blank=True, db_default="")
+
+    stage_attempts = models.PositiveIntegerField(db_default=0, help_text="failed tries of the present stage")
+    lease_token = models.UUIDField(null=True, help_text="the worker that holds it now")
+    lease_until = models.DateTimeField(null=True)
+    due_at = models.DateTimeField(
+        null=True, db_default=Now(), help_text="when its next stage is due; empty: nothing to do"
+    )
+
+    postmortem_md = models.TextField(blank=True, db_default="")
+    postmortem_final = models.BooleanField(db_default=False)
+
+    class Meta:
+        db_table = "signal_events"
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["status", "-id"], name="events_status"),
+            models.Index(fields=["due_at"], condition=models.Q(due_at__isnull=False), name="events_due"),
+            models.Index(fields=["fingerprint", "-id"], name="events_fingerprint"),
+            models.Index(fields=["resource", "-id"], name="events_resource"),
+            models.Index(fields=["fleet", "acted_at"], condition=models.Q(acted_at__isnull=False), name="events_acted"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["fingerprint"], condition=~models.Q(status="resolved"), name="one_open_event"
+            ),
+            models.CheckConstraint(condition=models.Q(status__in=Status.values), name="known_status"),
+            models.CheckConstraint(
+                condition=models.Q(status="resolved", resolved_by__in=ResolvedBy.values, resolved_at__isnull=False)
+                | (~models.Q(status="resolved") & models.Q(resolved_by="", resolved_at__isnull=True)),
+                name="resolved_says_by_whom",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"#{self.pk} {self.signal} {self.ref.label}"
+
+    @property
+    def ref(self) -> ResourceRef:
+        return ResourceRef.parse(self.resource)
+
+    @property
+    def is_open(self) -> bool:
+        return self.status != Status.RESOLVED
+
+    @property
+    def title(self) -> str:
+        known = CATALOG.get(self.signal)
+        return known.title if known else self.signal
+
+
+class TimelineEntry(models.Model):
+    """One line of an event's history: what happened, who did it, and why."""
+
+    event = models.ForeignKey(SignalEvent, on_delete=models.CASCADE, related_name="timeline")
+    at = models.DateTimeField()
+    actor = models.TextField(help_text="byteport, a source's slug, or a person's name")
+    kind = models.TextField(help_text="a status that was entered, or note, action, sample, approval")
+    message = models.TextField()
+    data = models.JSONField(default=dict)
+
+    class Meta:
+        db_table = "timeline_entries"
+        ordering = ["id"]
+        verbose_name_plural = "timeline entries"
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class WebhookDelivery(models.Model):
+    """The id of a signed delivery, kept as long as its timestamp would be accepted, so that a replay is refused."""
+
+    source = models.ForeignKey(Source, on_delete=models.CASCADE)
+    delivery_id = models.CharField(max_length=128, validators=[RegexValidator(r"^[0-9a-f]+$")])
+    received_at = models.DateTimeField(db_default=Now(), db_index=True)
+
+    class Meta:
+        db_table = "webhook_deliveries"
+        constraints = [models.UniqueConstraint(fields=["source", "delivery_id"], name="one_delivery")]
+
+    def __str__(self) -> str:
+        return self.delivery_id

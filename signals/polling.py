@@ -1,0 +1,173 @@
+"""Asks the poll sources: each in a thread of its own, each on one machine only, none overlapping itself.
+
+Which process asks a source is settled by PostgreSQL: whoever holds the source's advisory lock does. When that
+process dies, its locks go with its connection and another takes over.
+"""
+
+import random
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import psycopg
+import structlog
+from django.db import Error as DatabaseError
+from django.db import close_old_connections, connection
+
+from byteport.core.clock import now
+from byteport.core.errors import BytePortError, Permanent, Temporary
+from byteport.heartbeats import heartbeat
+from signals import health
+from signals.ingest import Ingested, ingest
+from signals.models import Source
+from signals.source import SOURCES, PollSource
+
+log = structlog.get_logger()
+
+REFRESH_S = 2.0  # how often the list of sources and the leadership are looked at
+FAULT_BACKOFF_S = (5.0, 300.0)  # after a failed poll: the first pause, the longest
+
+
+def poll_once(row: Source, at: datetime) -> Ingested:
+    """Asks one source and ingests what it says. Raises Temporary or Permanent after noting it at the source."""
+    source = SOURCES.get(row.kind)
+    if not isinstance(source, PollSource):
+        raise Permanent(f"{row.slug} is not a source that can be polled: it calls BytePort by itself.")
+    try:
+        readings = source.poll(health.config_of(row), at)
+    except BytePortError as error:
+        health.failed(row.slug, at=at, error=str(error))
+        raise
+    ingested = ingest(readings)
+    latest = max((reading.at for reading in readings), default=None)
+    health.succeeded(row.slug, at=at, readings=len(readings), latest=latest)
+    return ingested
+
+
+class Leadership:
+    """The advisory locks of the sources that this process asks, on one connection that is used for nothing else."""
+
+    def __init__(self) -> None:
+        self._connection: psycopg.Connection | None = None
+        self.held: set[str] = set()
+
+    def claim(self, slugs: Iterable[str]) -> set[str]:
+        """Takes what is free of `slugs`, gives up the rest, and returns what is held now. Raises psycopg.Error."""
+        if self._connection is None or self._connection.closed:
+            self.held = set()
+            self._connection = psycopg.connect(**_connection_params())
+        wanted = set(slugs)
+        self._connection.execute("SELECT 1")
+        for slug in self.held - wanted:
+            self._connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [_lock_name(slug)])
+        self.held &= wanted
+        for slug in sorted(wanted - self.held):
+            if self._try(slug):
+                self.held.add(slug)
+        return set(self.held)
+
+    def _try(self, slug: str) -> bool:
+        assert self._connection is not None
+        taken = self._connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [_lock_name(slug)])
+        row = taken.fetchone()
+        return bool(row and row[0])
+
+    def lose(self) -> set[str]:
+        """The connection is gone, and every lock with it."""
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+        self._connection, self.held = None, set()
+        return set()
+
+
+def _connection_params() -> dict[str, Any]:
+    """Django's own, for a connection beside its pool."""
+    params = dict(connection.get_connection_params())
+    return {**params, "autocommit": True, "cursor_factory": psycopg.Cursor}
+
+
+def _lock_name(slug: str) -> str:
+    return f"byteport.source:{slug}"
+
+
+class Poller(threading.Thread):
+    """Asks one source, again and again, until it is told to stop."""
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(name=f"poll-{slug}", daemon=True)
+        self.slug = slug
+        self._stop_asked = threading.Event()
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+
+    def run(self) -> None:
+        faults = 0
+        while not self._stop_asked.is_set():
+            started = now()
+            pause, faults = self._turn(started, faults)
+            elapsed = (now() - started).total_seconds()
+            self._stop_asked.wait(max(pause - elapsed, 0.1))
+        connection.close()
+
+    def _turn(self, at: datetime, faults: int) -> tuple[float, int]:
+        """Asks once. Returns the seconds until the next time and the number of faults in a row."""
+        try:
+            close_old_connections()
+            row = Source.objects.get(slug=self.slug)
+            ingested = poll_once(row, at)
+        except (Temporary, Permanent, DatabaseError, Source.DoesNotExist) as error:
+            log.warning("source failed", source=self.slug, error=str(error), faults=faults + 1)
+            return backoff_s(faults), faults + 1
+        if ingested.opened or ingested.cleared:
+            log.info("readings", source=self.slug, opened=ingested.opened, cleared=ingested.cleared)
+        source = SOURCES[row.kind]
+        return (source.interval_s() if isinstance(source, PollSource) else REFRESH_S), 0
+
+
+def backoff_s(faults: int) -> float:
+    """Doubles from the first pause to the longest, with jitter so that sources do not march in step."""
+    first, longest = FAULT_BACKOFF_S
+    return float(min(first * 2**faults, longest)) * random.uniform(0.8, 1.2)  # noqa: S311 (not a secret)
+
+
+class Watch:
+    """Runs a poller for each enabled poll source that this process leads."""
+
+    def __init__(self) -> None:
+        self._leadership = Leadership()
+        self._pollers: dict[str, Poller] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. PostgreSQL being away only pauses it."""
+        while not stop.is_set():
+            self._adjust(self._led())
+            stop.wait(REFRESH_S)
+        self._adjust(set())
+
+    def _led(self) -> set[str]:
+        try:
+            close_old_connections()
+            led = self._leadership.claim(poll_slugs())
+            heartbeat("watch", {"sources": sorted(led)})
+        except (psycopg.Error, DatabaseError) as error:
+            log.warning("PostgreSQL is away; nothing is polled until it is back", error=str(error).strip())
+            return self._leadership.lose()
+        return led
+
+    def _adjust(self, led: set[str]) -> None:
+        for slug in [slug for slug, poller in self._pollers.items() if slug not in led or not poller.is_alive()]:
+            self._pollers.pop(slug).stop()
+        for slug in led - set(self._pollers):
+            self._pollers[slug] = Poller(slug)
+            self._pollers[slug].start()
+            log.info("watching", source=slug)
+
+
+def poll_slugs() -> list[str]:
+    """The enabled sources that BytePort asks."""
+    kinds = [name for name, source in SOURCES.items() if isinstance(source, PollSource)]
+    return list(Source.objects.filter(enabled=True, kind__in=kinds).values_list("slug", flat=True))
