@@ -1,0 +1,34 @@
+"""The matcher and the diagnosis: which runbook fits, what it sees, and the plan that is frozen into the event."""
+
+from datetime import datetime
+
+import msgspec
+
+from runbooks.policy import policy_for, timing_for
+from runbooks.runbook import RUNBOOKS, CannotPlan, Runbook
+from runbooks.stage import Move, view_of
+from signals.models import SignalEvent, Status
+
+
+def runbook_for(signal: str) -> Runbook | None:
+    """The built-in (or installed) runbook that treats this signal."""
+    return next((runbook for runbook in RUNBOOKS.values() if runbook.signal == signal), None)
+
+
+def diagnose(event: SignalEvent, at: datetime) -> Move:
+    """Stage *detected*: look, conclude, plan."""
+    runbook = runbook_for(event.signal)
+    if runbook is None:
+        return Move(to=Status.ESCALATED, reason=f"BytePort has no runbook for {event.signal}.")
+    view = view_of(event)
+    timing = timing_for(policy_for(runbook), event.signal, view.resource)
+    diagnosis = runbook.diagnose(view, runbook.observe(view))
+    plan = runbook.plan(view, diagnosis, timing)
+    found = {"runbook": runbook.name, "diagnosis": msgspec.to_builtins(diagnosis)}
+    if isinstance(plan, CannotPlan):
+        return Move(to=Status.ESCALATED, reason=plan.reason, fields=found)
+    return Move(
+        to=Status.DIAGNOSED,
+        reason=f"{diagnosis.inference} Plan: {plan.summary}",
+        fields={**found, "plan": msgspec.to_builtins(plan), "plan_hash": plan.hash},
+    )

@@ -1,0 +1,148 @@
+"""Gathers what the gates judge by. All I/O of the gates is here; the judging is in `runbooks.guards`."""
+
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+
+from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet
+
+from runbooks.guards import Budget, Facts
+from runbooks.models import AgentSettings, Approval, MaintenanceWindow, RunbookPolicy
+from runbooks.policy import agent_settings, policy_for
+from runbooks.runbook import Diagnosis, EventView, OptIn, Plan, Runbook
+from runbooks.stage import view_of
+from signals.catalog import CATALOG
+from signals.models import Series, SignalEvent, Source, Status
+from signals.source import SOURCES, PollSource
+
+RUNNING = (Status.ACTING, Status.VERIFYING)
+KNOWN_WITHIN = timedelta(hours=1)
+
+
+class LiveReads:
+    """What is read from the resource itself at the moment of acting, never from a cache."""
+
+    def __init__(self, runbook: Runbook, view: EventView, diagnosis: Diagnosis) -> None:
+        self.opt_in: OptIn = runbook.opt_in(view)
+        self.override: str = runbook.override(view, diagnosis)
+
+
+def gather(
+    event: SignalEvent, runbook: Runbook, diagnosis: Diagnosis, plan: Plan, live: LiveReads, at: datetime
+) -> Facts:
+    """The facts of this moment. `live` was read just before; the rest is BytePort's own record."""
+    view, agent, policy = view_of(event), agent_settings(), policy_for(runbook)
+    window = _maintenance(event, at)
+    return Facts(
+        now=at,
+        paused=agent.paused,
+        paused_reason=agent.paused_reason,
+        enabled=policy.enabled,
+        prohibitions=(*undeclared(runbook, plan), *runbook.prohibitions(view, diagnosis)),
+        verifiable=is_verifiable(runbook, view),
+        opt_in=live.opt_in,
+        opt_in_word=CATALOG[event.signal].opt_in,
+        override=live.override,
+        is_drill=view.resource.is_drill,
+        dry_run=agent.dry_run,
+        runbook_dry_run=policy.dry_run,
+        maintenance=window.name if window else "",
+        maintenance_until=window.ends_at if window else None,
+        cooldown_until=_cooldown_until(event, runbook, policy),
+        ineffective=_ineffective(event, agent, at),
+        ineffective_limit=agent.ineffective_limit,
+        budget=_budget(event, agent, at),
+        needs_approval=policy.needs_approval,
+        approved_by=_approved_by(event),
+        resuming=event.status in RUNNING,
+    )
+
+
+def undeclared(runbook: Runbook, plan: Plan) -> tuple[str, ...]:
+    """A plan may hold only what its runbook has declared."""
+    return tuple(
+        f"The plan holds {step.action}, which {runbook.name} has not declared."
+        for step in plan.steps
+        if step.action not in runbook.actions
+    )
+
+
+def is_verifiable(runbook: Runbook, view: EventView) -> bool:
+    """BytePort can read the resource itself, or ask the source again, or the sender reports when it is over."""
+    return runbook.can_reread(view) or _polled(view) or reports_end(view)
+
+
+def reports_end(view: EventView) -> bool:
+    """Whether the event's sender says so when the signal is over (`byteport.reports_end`, set by its source)."""
+    return view.labels.get("byteport.reports_end") == "true"
+
+
+def _maintenance(event: SignalEvent, at: datetime) -> MaintenanceWindow | None:
+    windows = MaintenanceWindow.objects.filter(starts_at__lte=at, ends_at__gt=at)
+    return next((window for window in windows if fnmatchcase(event.resource, window.resources)), None)
+
+
+def _others(event: SignalEvent) -> QuerySet[SignalEvent]:
+    return SignalEvent.objects.exclude(pk=event.pk)
+
+
+def _cooldown_until(event: SignalEvent, runbook: Runbook, policy: RunbookPolicy) -> datetime | None:
+    latest: datetime | None = (
+        _others(event).filter(resource=event.resource, runbook=runbook.name).aggregate(latest=Max("acted_at"))["latest"]
+    )
+    return latest + timedelta(seconds=policy.cooldown_s) if latest else None
+
+
+def _ineffective(event: SignalEvent, agent: AgentSettings, at: datetime) -> int:
+    """Runs on this resource that did not clear its signal, or after which it soon fired again."""
+    refire = timedelta(seconds=agent.refire_window_s)
+    fired_again = SignalEvent.objects.filter(
+        fingerprint=OuterRef("fingerprint"),
+        pk__gt=OuterRef("pk"),
+        detected_at__lt=OuterRef("resolved_at") + refire,
+    )
+    since = at - timedelta(seconds=agent.ineffective_window_s)
+    runs = _others(event).filter(resource=event.resource, signal=event.signal, acted_at__gte=since)
+    return runs.filter(Q(escalated_at__isnull=False) | Exists(fired_again)).count()
+
+
+def _budget(event: SignalEvent, agent: AgentSettings, at: datetime) -> Budget:
+    recent, running = Q(acted_at__gte=at - timedelta(hours=1)), Q(status__in=RUNNING)
+    reserved = Q(status=Status.DIAGNOSED, acted_at__isnull=False)
+    runs = (
+        _others(event)
+        .filter(recent | running, fleet=event.fleet, acted_at__isnull=False)
+        .aggregate(
+            running=Count("pk", filter=running | reserved),
+            last_hour=Count("pk", filter=recent),
+            nearby=Count("pk", filter=recent & Q(neighbourhood=event.neighbourhood)),
+        )
+    )
+    failing = SignalEvent.objects.exclude(status=Status.RESOLVED).filter(fleet=event.fleet)
+    known = Series.objects.filter(fleet=event.fleet, last_at__gte=at - KNOWN_WITHIN)
+    return Budget(
+        running=runs["running"],
+        max_running=agent.max_concurrent,
+        last_hour=runs["last_hour"],
+        max_last_hour=agent.max_per_hour,
+        neighbourhood_last_hour=runs["nearby"],
+        max_neighbourhood_last_hour=agent.max_per_neighbourhood_hour,
+        failing=failing.aggregate(n=Count("unit", distinct=True))["n"],
+        known=known.aggregate(n=Count("unit", distinct=True))["n"],
+        storm_percent=agent.storm_percent,
+        storm_minimum=agent.storm_minimum,
+    )
+
+
+def _approved_by(event: SignalEvent) -> str:
+    return (
+        Approval.objects.filter(event=event, plan_hash=event.plan_hash, approved=True, decided_at__lte=F("expires_at"))
+        .values_list("decided_by", flat=True)
+        .first()
+        or ""
+    )
+
+
+def _polled(view: EventView) -> bool:
+    """Whether the event came from a source that BytePort can ask again."""
+    row = Source.objects.filter(slug=view.source).only("kind").first()
+    return row is not None and isinstance(SOURCES.get(row.kind), PollSource)

@@ -1,0 +1,186 @@
+"""disk_pressure → cleanup_logs: vacuum the journal, delete old rotated logs, prune containers, clear stale /tmp files.
+
+Everything that it may delete is fixed in `runbooks.hostctl`; nothing here names a path.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from shlex import quote
+from typing import Any
+
+import msgspec
+
+from byteport.clients.hosts.inventory import is_reachable
+from byteport.clients.hosts.reader import read, scope_of
+from byteport.core.resource import ResourceRef
+from byteport.core.units import human_bytes
+from runbooks.runbook import (
+    CannotPlan,
+    Diagnosis,
+    EventView,
+    Judgement,
+    Look,
+    ManualStep,
+    OptIn,
+    Plan,
+    Step,
+    Timing,
+)
+from signals.catalog import CATALOG
+from signals.reading import Reading
+from signals.sources.host import disk_reading, volume_of
+
+OPT_IN_KEY = "byteport.io/auto-remediate"
+HOPELESS_PERCENT = 95.0
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """One of the four steps: its action, and where what it frees lies."""
+
+    key: str
+    action: str
+    folder: str  # only on the mount that holds it is the step of any use
+    summary: str
+
+
+MEASURES = (
+    Measure("journal", "host.journal_vacuum", "/var/log/journal", "Vacuum the system journal to 50 MB"),
+    Measure("rotated_logs", "host.delete_rotated_logs", "/var/log", "Delete *.gz below /var/log older than 7 days"),
+    Measure("containers", "host.container_prune", "/var/lib/docker", "Prune unused container images and artefacts"),
+    Measure("tmp", "host.clear_tmp", "/tmp", "Clear files in /tmp unused for 48 h"),  # noqa: S108 (the folder to clear)
+)
+
+
+class CleanupLogs:
+    """The runbook of `disk_pressure`."""
+
+    name = "cleanup_logs"
+    signal = "disk_pressure"
+    title = "Clean up logs, container artefacts and stale temporary files"
+    actions = tuple(measure.action for measure in MEASURES)
+    cooldown_s = 600
+    verify_deadline_s = 120
+
+    def observe(self, event: EventView) -> dict[str, Any]:
+        """`{"mount": its line of `usage` or None, "mounts": all mount points, "survey": the answer of `survey`}`."""
+        place = event.resource.place
+        mounts = {volume_of(place, mount): mount for mount in read(place, "usage")["mounts"]}
+        survey = read(place, "survey", scope_of(event.resource))
+        points = [mount["mount"] for mount in mounts.values()]
+        return {"mount": mounts.get(event.resource), "mounts": points, "survey": survey}
+
+    def diagnose(self, event: EventView, facts: dict[str, Any]) -> Diagnosis:
+        survey = facts["survey"]
+        freeable, held = _freeable_bytes(survey), int(survey["deleted_open"]["bytes"])
+        inference = f"{human_bytes(freeable)} in old logs and stale temporary files can be freed."
+        if held > freeable:
+            inference = (
+                f"Files that were deleted but are still held open take {human_bytes(held)}, more than can be freed."
+            )
+        return Diagnosis(evidence=tuple(_evidence(event, facts)), inference=inference, confident=False, facts=facts)
+
+    def plan(self, event: EventView, diagnosis: Diagnosis, timing: Timing) -> Plan | CannotPlan:
+        if diagnosis.facts["mount"] is None:
+            return CannotPlan(f"{event.resource.label} is not mounted any more, or cannot be read.")
+        useful = _useful(event.resource, diagnosis.facts["mounts"])
+        if not useful:
+            return CannotPlan(f"Nothing that BytePort may clean up lies on {event.resource.label}.")
+        steps = tuple(Step(m.key, m.action, str(event.resource), m.summary) for m in useful)
+        return Plan(self.name, "; ".join(m.summary[0].lower() + m.summary[1:] for m in useful) + ".", steps, timing)
+
+    def prohibitions(self, event: EventView, diagnosis: Diagnosis) -> tuple[str, ...]:
+        return ()
+
+    def opt_in(self, event: EventView) -> OptIn:
+        found = read(event.resource.place, "annotations", scope_of(event.resource))
+        return opt_in_of(found, event.resource, CATALOG[self.signal].opt_in)
+
+    def override(self, event: EventView, diagnosis: Diagnosis) -> str:
+        return ""  # files come and go on a host; there is no change that says "a person is at it"
+
+    def can_reread(self, event: EventView) -> bool:
+        return is_reachable(event.resource.place)
+
+    def reread(self, event: EventView, now: datetime) -> Reading | None:
+        return disk_reading(event.resource, now)
+
+    def judge(self, event: EventView, reading: Reading | None, timing: Timing) -> Judgement:
+        if reading is None or reading.value is None:
+            return Judgement(Look.INCONCLUSIVE, f"there is no reading of {event.resource.label}")
+        shown = f"{reading.value:.1f} % used"
+        if reading.value >= HOPELESS_PERCENT:
+            return Judgement(Look.BAD, f"{shown}, which is {HOPELESS_PERCENT:g} % or more", hopeless=True)
+        if reading.value < timing.clear:
+            return Judgement(Look.GOOD, f"{shown}, below {timing.clear:g} %")
+        return Judgement(Look.BAD, f"{shown}, not below {timing.clear:g} %")
+
+    def advise(self, event: EventView, diagnosis: Diagnosis | None) -> tuple[ManualStep, ManualStep, ManualStep]:
+        path = quote(event.resource.name if event.resource.kind == "mount" else "/")
+        return (
+            ManualStep(
+                f"See what takes the space on {event.resource.label}",
+                f"du -xh --max-depth=2 -- {path} | sort -rh | head -25",
+            ),
+            ManualStep(
+                "Look for files that were deleted but are still held open",
+                f"lsof -nP +L1 -- {path}",
+            ),
+            ManualStep(
+                "Delete what is no longer needed, or enlarge the file system; then check",
+                f"df -h -- {path} && df -i -- {path}",
+            ),
+        )
+
+
+def opt_in_of(found: dict[str, Any], resource: ResourceRef, word: str) -> OptIn:
+    """Reads the answer of `annotations`. Pure."""
+    words = found["words"]
+    where = f"/etc/byteport/annotations of {resource.label if resource.is_drill else resource.place}"
+    line = f"{OPT_IN_KEY}: {','.join([*words, word])}"
+    return OptIn(
+        given=word in words,
+        where=where,
+        found=", ".join(words) or ("no word" if found["present"] else "no such file"),
+        remedy=f"as root on {resource.place}, put the line `{line}` into /etc/byteport/annotations.",
+    )
+
+
+def _useful(resource: ResourceRef, mounts: Sequence[str]) -> list[Measure]:
+    """The measures that can free space on this mount: those whose folder lies on it."""
+    return [m for m in MEASURES if resource.is_drill or mount_of(m.folder, mounts) == resource.name]
+
+
+def mount_of(folder: str, mounts: Sequence[str]) -> str | None:
+    """The mount point that a folder lies on: the longest that it is below."""
+    above = [point for point in mounts if f"{folder}/".startswith(f"{point.rstrip('/')}/")]
+    return max(above, key=len, default=None)
+
+
+def _freeable_bytes(survey: dict[str, Any]) -> int:
+    return sum(int(survey[part].get("would_delete", {}).get("bytes", 0)) for part in ("rotated_logs", "tmp"))
+
+
+def _evidence(event: EventView, facts: dict[str, Any]) -> Iterator[str]:
+    mount, survey = facts["mount"], facts["survey"]
+    if mount is not None and "percent" in mount:
+        sizes = f"{human_bytes(mount['used_bytes'])} of {human_bytes(mount['total_bytes'])}"
+        system = f"{mount['fstype']} on {mount['device']}" if mount["device"] else "a folder with a budget"
+        yield f"{event.resource.label} is {mount['percent']:.1f} % full ({sizes}; {system})."
+    for part, what in (
+        ("rotated_logs", "rotated logs older than 7 days"),
+        ("tmp", "temporary files unused for 48 h"),
+    ):
+        found = survey[part].get("would_delete")
+        if found:
+            yield f"{found['files']} {what}: {human_bytes(found['bytes'])}."
+    if survey["journal"].get("bytes"):
+        yield f"The system journal takes {human_bytes(survey['journal']['bytes'])}."
+    for biggest in survey["biggest_files"][:3]:
+        yield f"Among the biggest files in the log folder: {biggest['path']}, {human_bytes(biggest['bytes'])}."
+    held = survey["deleted_open"]
+    if held["bytes"]:
+        holders = ", ".join(sorted({f"{one['comm']} ({one['pid']})" for one in held["top"]}))
+        yield f"{held['files']} deleted files are still held open: {human_bytes(held['bytes'])}, by {holders}."
+
+
+RUNBOOK = CleanupLogs()

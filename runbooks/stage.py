@@ -1,0 +1,49 @@
+"""What a stage of the loop is given, and what it answers. All stages have the same shape."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from django.db.models import Model
+
+from byteport.core.resource import ResourceRef
+from runbooks.runbook import Diagnosis, EventView, Plan
+from signals.models import SignalEvent, Status
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """A stage's answer: where the event goes, why, and what is written in the same transaction."""
+
+    to: Status | None = None  # None: it stays where it is
+    reason: str = ""
+    delay_s: float = 0.0  # until its next stage is due
+    fields: dict[str, Any] = {}  # columns of the event to set
+    rows: tuple[Model, ...] = ()  # to be saved with it
+    retry: bool = False  # counts as a failed try of this stage
+
+
+Stage = Callable[[SignalEvent, datetime], Move]
+
+
+def view_of(event: SignalEvent) -> EventView:
+    return EventView(
+        id=event.pk,
+        signal=event.signal,
+        resource=ResourceRef.parse(event.resource),
+        detail=event.detail,
+        severity=event.severity,
+        value=event.value,
+        threshold=event.threshold,
+        detected_at=event.detected_at,
+        source=event.source,
+        labels=event.labels,
+    )
+
+
+def diagnosis_of(event: SignalEvent) -> Diagnosis | None:
+    return msgspec.convert(event.diagnosis, Diagnosis) if event.diagnosis else None
+
+
+def plan_of(event: SignalEvent) -> Plan | None:
+    return msgspec.convert(event.plan, Plan) if event.plan else None

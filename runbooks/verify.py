@@ -1,0 +1,106 @@
+"""Verification is evidence: the signal is read again from its source until enough good looks have come in a row.
+
+No data, an unreachable source and an unknown state are inconclusive, never good.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from byteport.core.errors import Permanent, Temporary
+from runbooks.act import parts
+from runbooks.facts import reports_end
+from runbooks.models import AgentAction, VerificationSample
+from runbooks.runbook import EventView, Judgement, Look, Plan, Runbook, Timing
+from runbooks.stage import Move, view_of
+from signals.health import config_of
+from signals.models import SignalEvent, Source, Status
+from signals.reading import Reading, State
+from signals.source import SOURCES, PollSource
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """What the looks so far amount to. `helped` is None while it is not decided."""
+
+    helped: bool | None
+    reason: str = ""
+
+
+def look(event: SignalEvent, at: datetime) -> Move:
+    """Stage *verifying*: one look, kept as a row, and what all looks so far amount to."""
+    runbook, _, plan = parts(event)
+    view = view_of(event)
+    reading, judgement = _look_once(event, runbook, view, plan.timing, at)
+    sample = VerificationSample(
+        event=event,
+        at=at,
+        value=reading.value if reading else None,
+        look=judgement.look,
+        message=judgement.message,
+    )
+    earlier = [(s.at, Look(s.look)) for s in VerificationSample.objects.filter(event=event, at__gte=_since(event))]
+    verified = conclude([*earlier, (at, judgement.look)], judgement, plan.timing, deadline(event, plan))
+    if verified.helped is None:
+        return Move(delay_s=plan.timing.verify_interval_s, rows=(sample,))
+    to = Status.RESOLVED if verified.helped else Status.ESCALATED
+    return Move(to=to, reason=verified.reason, rows=(sample,))
+
+
+def conclude(looks: Sequence[tuple[datetime, Look]], latest: Judgement, timing: Timing, until: datetime) -> Verified:
+    """Resolved takes `good_samples` good looks in a row, the first of them before the deadline. Pure."""
+    if latest.hopeless:
+        return Verified(False, f"It did not help: {latest.message}")
+    streak = _good_streak(looks)
+    if len(streak) >= timing.good_samples:
+        return Verified(True, f"{len(streak)} good looks in a row; the latest: {latest.message}")
+    at = looks[-1][0]
+    if at < until or (streak and streak[0] <= until):
+        return Verified(None)
+    if latest.look is Look.INCONCLUSIVE:
+        return Verified(False, f"Could not verify within {timing.verify_deadline_s:g} s: {latest.message}")
+    return Verified(False, f"It did not help within {timing.verify_deadline_s:g} s: {latest.message}")
+
+
+def _good_streak(looks: Sequence[tuple[datetime, Look]]) -> list[datetime]:
+    """The times of the good looks since the last one that was not good."""
+    streak: list[datetime] = []
+    for at, judged in looks:
+        streak = [*streak, at] if judged is Look.GOOD else []
+    return streak
+
+
+def _since(event: SignalEvent) -> datetime:
+    """When the last action ended: only what is seen after it counts."""
+    done = AgentAction.objects.filter(event=event, plan_hash=event.plan_hash, dry_run=False)
+    latest = done.order_by("-finished_at").values_list("finished_at", flat=True).first()
+    return latest or event.acted_at or event.detected_at
+
+
+def deadline(event: SignalEvent, plan: Plan) -> datetime:
+    return _since(event) + timedelta(seconds=plan.timing.verify_deadline_s)
+
+
+def _look_once(
+    event: SignalEvent, runbook: Runbook, view: EventView, timing: Timing, at: datetime
+) -> tuple[Reading | None, Judgement]:
+    try:
+        reading = _reread(event, runbook, view, at)
+    except (Temporary, Permanent) as error:
+        return None, Judgement(Look.INCONCLUSIVE, f"the source could not be read: {error}")
+    if reading is not None and reading.state is State.RESOLVED:
+        return reading, Judgement(Look.GOOD, f"{view.source} reports that it is over")
+    return reading, runbook.judge(view, reading, timing)
+
+
+def _reread(event: SignalEvent, runbook: Runbook, view: EventView, at: datetime) -> Reading | None:
+    """From where the signal came, or from the resource itself, or else by the sender's own word."""
+    row = Source.objects.filter(slug=event.source).first()
+    source = SOURCES.get(row.kind) if row else None
+    if row is not None and isinstance(source, PollSource):
+        return source.reread(config_of(row), view.signal, view.resource, at)
+    if runbook.can_reread(view):
+        return runbook.reread(view, at)
+    if reports_end(view) and event.cleared_at is not None:
+        return Reading(signal=view.signal, resource=view.resource, at=event.cleared_at, state=State.RESOLVED)
+    return None
