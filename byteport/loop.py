@@ -1,0 +1,145 @@
+"""The whole agent on one screen: Detect → Diagnose → Act → Verify, then resolve or escalate.
+
+`advance()` runs one stage of one event and enqueues the next, in the transaction that makes it necessary. Restart,
+retry, waiting for approval and waiting to verify are this same path, so a worker killed anywhere loses nothing.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+
+from byteport.core.clock import now
+from byteport.core.errors import BytePortError, Temporary
+from incidents import conclude
+from runbooks import act, diagnose, verify
+from runbooks.stage import Move, Stage
+from signals.lifecycle import LostClaimError, enqueue_advance, transition
+from signals.models import ResolvedBy, SignalEvent, Status
+
+log = structlog.get_logger()
+
+STAGES: Mapping[str, Stage] = {
+    Status.DETECTED: diagnose.diagnose,
+    Status.DIAGNOSED: act.begin,
+    Status.AWAITING_APPROVAL: act.await_approval,
+    Status.ACTING: act.step,
+    Status.VERIFYING: verify.look,
+    Status.SIMULATED: conclude.await_dry_run_off,
+    Status.ESCALATED: conclude.await_clear,
+}
+# Until something has been done, a signal that clears needs nothing more. From then on only evidence counts.
+ENDS_WHEN_CLEARED: Mapping[str, ResolvedBy] = {
+    Status.DETECTED: ResolvedBy.ITSELF,
+    Status.DIAGNOSED: ResolvedBy.ITSELF,
+    Status.AWAITING_APPROVAL: ResolvedBy.ITSELF,
+    Status.SIMULATED: ResolvedBy.ITSELF,
+    Status.ESCALATED: ResolvedBy.PERSON,
+}
+MAX_ATTEMPTS = 5
+LEASE = timedelta(seconds=settings.TASK_LEASE_S)
+
+
+def advance(event_id: int) -> None:
+    """Runs the event's next stage, if it is due and nobody else is at it."""
+    at = now()
+    event = claim(event_id, at)
+    if event is None:
+        return
+    with structlog.contextvars.bound_contextvars(event=event.pk, stage=event.status):
+        try:
+            settle(event, run_stage(event, at))
+        except LostClaimError as lost:
+            log.warning("claim lost", why=str(lost))
+
+
+def claim(event_id: int, at: datetime) -> SignalEvent | None:
+    """Takes the event for one stage, by compare-and-swap with a lease. None when there is nothing to do now."""
+    free = Q(lease_until__isnull=True) | Q(lease_until__lt=at)
+    token = uuid4()
+    claimed = SignalEvent.objects.filter(free, pk=event_id, due_at__lte=at).update(
+        lease_token=token, lease_until=at + LEASE
+    )
+    if claimed:
+        return SignalEvent.objects.get(pk=event_id)
+    _come_back_when_due(event_id, at)
+    return None
+
+
+def _come_back_when_due(event_id: int, at: datetime) -> None:
+    due_at = SignalEvent.objects.filter(pk=event_id, due_at__gt=at).values_list("due_at", flat=True).first()
+    if due_at is not None:
+        enqueue_advance(event_id, (due_at - at).total_seconds())
+
+
+def run_stage(event: SignalEvent, at: datetime) -> Move:
+    """The stage's own answer; or, when it failed, a retry or a hand-over. Nothing is swallowed."""
+    try:
+        if event.cleared_at is not None and event.status in ENDS_WHEN_CLEARED:
+            return conclude.cleared(event, ENDS_WHEN_CLEARED[event.status])
+        return STAGES[event.status](event, at)
+    except LostClaimError:
+        raise
+    except Temporary as error:
+        return _again(event, str(error), error.delay_s)
+    except BytePortError as error:
+        return Move(to=Status.ESCALATED, reason=str(error))
+    except Exception as error:
+        log.exception("stage failed")
+        return _again(event, f"An internal error in stage {event.status}: {type(error).__name__}: {error}", 5.0)
+
+
+def _again(event: SignalEvent, why: str, delay_s: float) -> Move:
+    if event.stage_attempts + 1 >= MAX_ATTEMPTS:
+        return Move(to=Status.ESCALATED, reason=f"{why} (tried {MAX_ATTEMPTS} times)")
+    return Move(reason=why, delay_s=delay_s * 2**event.stage_attempts, retry=True)
+
+
+def settle(event: SignalEvent, move: Move) -> None:
+    """Writes a stage's answer, releases the claim and enqueues the next stage, all in one transaction."""
+    at, token = now(), event.lease_token
+    with transaction.atomic():
+        for row in move.rows:
+            row.save(force_insert=True)
+        if move.to is None:
+            _stay(event, move, at, token)
+        elif move.to == Status.RESOLVED:
+            conclude.resolve(event, move, at=at, token=token)
+        elif move.to == Status.ESCALATED:
+            conclude.escalate(event, move, at=at, token=token)
+        else:
+            transition(event, move.to, actor="byteport", reason=move.reason, at=at, token=token, **move.fields)
+        _release(event, move, at, token)
+    log.info("advanced", to=event.status, reason=move.reason)
+
+
+def _stay(event: SignalEvent, move: Move, at: datetime, token: UUID | None) -> None:
+    """The event stays where it is; a new reason for that goes to the timeline, the same one only once."""
+    attempts = event.stage_attempts + 1 if move.retry else 0
+    conclude.stay(event, reason=move.reason, at=at, token=token, stage_attempts=attempts, **move.fields)
+
+
+def _release(event: SignalEvent, move: Move, at: datetime, token: UUID | None) -> None:
+    goes_on = event.status not in conclude.AT_REST
+    due_at = at + timedelta(seconds=move.delay_s) if goes_on else None
+    if not SignalEvent.objects.filter(pk=event.pk, lease_token=token).update(
+        lease_token=None, lease_until=None, due_at=due_at
+    ):
+        raise LostClaimError(f"event {event.pk} was taken over by another worker")
+    if goes_on:
+        enqueue_advance(event.pk, move.delay_s)
+
+
+def sweep() -> int:
+    """Finds whatever was left lying: events that are due, with nobody at them. Returns how many were taken up again."""
+    at = now()
+    free = Q(lease_until__isnull=True) | Q(lease_until__lt=at)
+    overdue = SignalEvent.objects.filter(free, due_at__lt=at - timedelta(seconds=10)).order_by("due_at")
+    found = list(overdue.values_list("pk", flat=True)[:1000])
+    for event_id in found:
+        enqueue_advance(event_id)
+    return len(found)

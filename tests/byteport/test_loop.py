@@ -1,0 +1,420 @@
+"""The loop from event to end. Real: PostgreSQL, the queue's table, every stage and gate. The far end of the wire, a
+host, is the stand-in of tests/standin.py. Time is moved by hand."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import time_machine
+from django.db import ProgrammingError, transaction
+
+from byteport import loop
+from byteport.core.errors import Permanent, Refused, Temporary
+from byteport.core.outcome import ActionOutcome, Result
+from byteport.core.resource import ResourceRef
+from byteport.models import AuditEntry, QueuedTask
+from incidents import operate
+from runbooks.action import Probe, ProbeState
+from runbooks.models import AgentAction, AgentSettings, GateVerdict, MaintenanceWindow, RunbookPolicy
+from signals.ingest import ingest
+from signals.lifecycle import transition
+from signals.models import SignalEvent, Status
+from signals.reading import Reading, State
+from tests.standin import RESOURCE, Platform, installed
+
+pytestmark = pytest.mark.django_db
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def platform():
+    with installed(Platform()) as platform:
+        yield platform
+
+
+@pytest.fixture
+def clock():
+    with time_machine.travel(START, tick=False) as traveller:
+        yield traveller
+
+
+@pytest.fixture(autouse=True)
+def _live(db):
+    AgentSettings.objects.create(dry_run=False)
+
+
+def fire(resource: ResourceRef = RESOURCE, *, at: datetime = START, **labels: str) -> SignalEvent:
+    ingest(
+        [
+            Reading(
+                signal="disk_pressure",
+                resource=resource,
+                at=at,
+                value=90.0,
+                state=State.FIRING,
+                labels=labels,
+            )
+        ]
+    )
+    return SignalEvent.objects.filter(resource=str(resource)).latest("pk")
+
+
+def clear(resource: ResourceRef = RESOURCE, *, at: datetime) -> None:
+    ingest([Reading(signal="disk_pressure", resource=resource, at=at, value=10.0, state=State.RESOLVED)])
+
+
+def advance(event: SignalEvent) -> str:
+    loop.advance(event.pk)
+    event.refresh_from_db()
+    return event.status
+
+
+def run_until(event: SignalEvent, clock: time_machine.Traveller, *statuses: str, most: int = 80) -> SignalEvent:
+    """Advances the event, moving the time on to whenever its next stage is due."""
+    for _ in range(most):
+        event.refresh_from_db()
+        if event.status in statuses:
+            return event
+        if event.due_at and event.due_at > datetime.now(UTC):
+            clock.move_to(event.due_at)
+        advance(event)
+    raise AssertionError(f"still {event.status}: {event.reason}")
+
+
+def test_a_fix_that_is_verified_ends_resolved_by_byteport(platform, clock):
+    event = run_until(fire(), clock, "resolved", "escalated")
+    assert (event.status, event.resolved_by) == ("resolved", "byteport")
+    assert [row.status for row in event.actions.all()] == ["done", "done"]
+    assert [sample.look for sample in event.samples.all()] == ["good"] * 3
+    assert event.postmortem_final
+    assert event.postmortem_md
+
+
+def test_every_stage_is_gone_through_in_order(platform, clock):
+    event = run_until(fire(), clock, "resolved")
+    kinds = [line.kind for line in event.timeline.all()]
+    assert kinds == ["detected", "diagnosed", "acting", "verifying", "resolved"]
+
+
+def test_nothing_is_looked_at_before_the_verification_delay(platform, clock):
+    event = run_until(fire(), clock, "verifying")
+    assert event.due_at - datetime.now(UTC) == timedelta(seconds=30)
+    loop.advance(event.pk)
+    assert event.samples.count() == 0
+
+
+def test_a_fix_that_does_not_help_is_escalated_at_the_deadline(platform, clock):
+    platform.heals = False
+    event = run_until(fire(), clock, "resolved", "escalated")
+    assert event.status == "escalated"
+    assert "did not help" in event.reason
+    assert {sample.look for sample in event.samples.all()} == {"bad"}
+
+
+def test_no_data_is_never_taken_for_good(platform, clock):
+    event = run_until(fire(), clock, "verifying")
+    platform.value = None
+    event = run_until(event, clock, "resolved", "escalated")
+    assert event.status == "escalated"
+    assert "Could not verify" in event.reason
+
+
+def test_one_bad_look_starts_the_count_again(platform, clock):
+    event = run_until(fire(), clock, "verifying")
+    clock.move_to(event.due_at)
+    for value in (10.0, 10.0, 90.0, 10.0, 10.0):
+        platform.value = value
+        assert advance(event) == "verifying"
+        clock.move_to(event.due_at)
+    assert advance(event) == "resolved"
+    assert event.samples.count() == 6
+
+
+def test_a_hopeless_look_escalates_at_once(platform, clock):
+    platform.heals = False
+    platform.value = 96.0
+    event = run_until(fire(), clock, "escalated")
+    assert event.samples.count() == 1
+
+
+def test_a_signal_without_a_runbook_is_handed_over(clock):
+    ingest([Reading(signal="alert:Odd", resource=RESOURCE, at=START, state=State.FIRING)])
+    event = SignalEvent.objects.get()
+    assert advance(event) == "escalated"
+    assert "no runbook" in event.reason
+
+
+def test_without_the_opt_in_nothing_is_done_and_the_remedy_is_named(platform, clock):
+    platform.opted_in = False
+    event = run_until(fire(), clock, "escalated")
+    assert "opt_in" in event.reason
+    assert "To opt in" in event.reason
+    assert event.actions.count() == 0
+    assert event.acted_at is None
+
+
+def test_the_opt_in_taken_back_between_two_steps_stops_the_plan(platform, clock):
+    event = run_until(fire(), clock, "acting")
+    advance(event)
+    platform.opted_in = False
+    assert advance(event) == "escalated"
+    assert len(platform.done) == 1
+    assert "Stopped between two steps" in event.reason
+
+
+def test_a_change_by_somebody_else_stops_the_plan(platform, clock):
+    platform.override = "kubectl edited it"
+    event = run_until(fire(), clock, "escalated")
+    assert platform.done == []
+    assert "kubectl edited it" in event.reason
+
+
+def test_dry_run_goes_through_every_gate_says_what_it_would_do_and_does_nothing(platform, clock):
+    AgentSettings.objects.update(dry_run=True)
+    event = run_until(fire(), clock, "simulated", "escalated")
+    assert event.status == "simulated"
+    assert platform.done == []
+    assert [(row.status, row.dry_run) for row in event.actions.all()] == [("simulated", True)] * 2
+    assert GateVerdict.objects.filter(event=event).count() == 11
+
+
+def test_switching_dry_run_off_has_what_still_lasts_looked_at_afresh(platform, clock):
+    AgentSettings.objects.update(dry_run=True)
+    event = run_until(fire(), clock, "simulated")
+    operate.set_dry_run(False, actor="ada")
+    event = run_until(event, clock, "resolved")
+    assert event.resolved_by == "byteport"
+    assert event.actions.filter(dry_run=True).count() == 2
+    assert event.actions.filter(dry_run=False).count() == 2
+    assert AuditEntry.objects.get().actor == "ada"
+
+
+def test_a_simulated_event_that_clears_has_resolved_itself(platform, clock):
+    AgentSettings.objects.update(dry_run=True)
+    event = run_until(fire(), clock, "simulated")
+    clear(at=START + timedelta(minutes=5))
+    assert advance(event) == "resolved"
+    assert event.resolved_by == "itself"
+    assert event.postmortem_final
+
+
+def test_an_escalated_event_that_clears_was_resolved_by_a_person(platform, clock):
+    platform.opted_in = False
+    event = run_until(fire(), clock, "escalated")
+    assert not event.postmortem_final
+    clear(at=START + timedelta(minutes=5))
+    assert advance(event) == "resolved"
+    assert event.resolved_by == "person"
+    assert event.postmortem_final
+
+
+def test_resolved_by_its_sender_never_acts(platform, clock):
+    event = fire()
+    clear(at=START + timedelta(seconds=1))
+    assert advance(event) == "resolved"
+    assert platform.done == []
+
+
+def test_a_pause_holds_everything_and_its_end_lets_it_go_on(platform, clock):
+    operate.pause(actor="ada", why="a deploy")
+    event = fire()
+    assert advance(event) == "diagnosed"
+    for _ in range(5):
+        clock.move_to(event.due_at)
+        assert advance(event) == "diagnosed"
+    assert "a deploy" in event.reason
+    assert event.timeline.filter(kind="note").count() == 1, "the same reason is told once"
+    operate.resume(actor="ada")
+    assert run_until(event, clock, "resolved").resolved_by == "byteport"
+
+
+def test_a_maintenance_window_holds_what_it_covers_and_nothing_else(platform, clock):
+    MaintenanceWindow.objects.create(
+        name="upgrade", starts_at=START, ends_at=START + timedelta(hours=1), resources="host/web-1/*"
+    )
+    assert advance(held := fire()) == "diagnosed"
+    assert advance(held) == "diagnosed"
+    other = fire(ResourceRef("host", "web-2", "mount", "/srv"))
+    assert run_until(other, clock, "resolved").resolved_by == "byteport"
+
+
+def test_the_same_resource_is_left_alone_within_the_cooldown(platform, clock):
+    run_until(fire(), clock, "resolved")
+    again = fire(at=datetime.now(UTC) + timedelta(seconds=1))
+    clock.shift(2)
+    assert advance(again) == "diagnosed"
+    assert advance(again) == "diagnosed"
+    assert "may run again at" in again.reason
+    clock.shift(600)
+    assert run_until(again, clock, "resolved").resolved_by == "byteport"
+
+
+def test_after_three_fixes_that_did_not_last_a_person_is_told(platform, clock):
+    RunbookPolicy.objects.create(runbook="standin", cooldown_s=0, verify_deadline_s=120)
+    AgentSettings.objects.update(max_per_neighbourhood_hour=100)
+    for _ in range(3):
+        run_until(fire(at=datetime.now(UTC)), clock, "resolved")
+        clock.shift(60)
+    event = run_until(fire(at=datetime.now(UTC)), clock, "resolved", "escalated")
+    assert event.status == "escalated"
+    assert "ineffective_loop" in event.reason
+    assert len(platform.done) == 6
+
+
+def test_the_budget_of_a_host_is_kept(platform, clock):
+    for number in range(3):
+        run_until(fire(ResourceRef("host", "web-1", "mount", f"/data{number}")), clock, "resolved")
+    event = run_until(fire(ResourceRef("host", "web-1", "mount", "/data3")), clock, "escalated")
+    assert "budget" in event.reason
+
+
+def test_a_storm_is_not_treated_by_its_symptoms(platform, clock):
+    events = [fire(ResourceRef("host", f"web-{n}", "mount", "/srv")) for n in range(5)]
+    assert run_until(events[0], clock, "escalated").reason.count("fail at once")
+    assert platform.done == []
+
+
+def test_a_plan_that_needs_approval_waits_for_it_and_runs_with_it(platform, clock):
+    RunbookPolicy.objects.create(runbook="standin", cooldown_s=600, verify_deadline_s=120, needs_approval=True)
+    event = run_until(fire(), clock, "awaiting_approval")
+    assert platform.done == []
+    clock.shift(10)
+    operate.approve(event.pk, actor="ada", plan_hash=event.plan_hash)
+    assert run_until(event, clock, "resolved").resolved_by == "byteport"
+    assert "Approved by ada." in [line.message for line in event.timeline.all()]
+
+
+def test_a_refused_plan_goes_to_people_with_the_reason(platform, clock):
+    RunbookPolicy.objects.create(runbook="standin", cooldown_s=600, verify_deadline_s=120, needs_approval=True)
+    event = run_until(fire(), clock, "awaiting_approval")
+    operate.refuse(event.pk, actor="ada", why="not tonight")
+    event = run_until(event, clock, "escalated")
+    assert "not tonight" in event.reason
+    assert platform.done == []
+
+
+def test_an_approval_lapses(platform, clock):
+    RunbookPolicy.objects.create(runbook="standin", cooldown_s=600, verify_deadline_s=120, needs_approval=True)
+    event = run_until(fire(), clock, "awaiting_approval")
+    clock.shift(3601)
+    with pytest.raises(Refused, match="lapsed"):
+        operate.approve(event.pk, actor="ada")
+    assert run_until(event, clock, "escalated").reason.count("lapsed")
+
+
+def test_an_approval_of_another_plan_is_none(platform, clock):
+    RunbookPolicy.objects.create(runbook="standin", cooldown_s=600, verify_deadline_s=120, needs_approval=True)
+    event = run_until(fire(), clock, "awaiting_approval")
+    with pytest.raises(Refused, match="changed"):
+        operate.approve(event.pk, actor="ada", plan_hash="0" * 16)
+
+
+def test_a_policy_edited_in_mid_incident_does_not_change_the_frozen_plan(platform, clock):
+    event = run_until(fire(), clock, "acting")
+    RunbookPolicy.objects.create(runbook="standin", cooldown_s=0, verify_deadline_s=1, verify_delay_s=1, good_samples=1)
+    event = run_until(event, clock, "resolved")
+    assert event.samples.count() == 3
+
+
+def test_a_fault_that_passes_is_tried_again_and_nothing_is_done_twice(platform, clock):
+    failures = iter([Temporary("no route to host"), Temporary("no route to host")])
+
+    def flaky(call):
+        error = next(failures, None)
+        if error:
+            raise error
+
+    platform.on_execute = flaky
+    run_until(fire(), clock, "resolved")
+    assert len(platform.done) == len(set(platform.done)) == 2
+
+
+def test_a_step_that_may_have_happened_is_never_repeated(platform, clock):
+    def cut_off(call):
+        platform.done.append(call.id)
+        raise Temporary("the connection was cut")
+
+    platform.on_execute = cut_off
+    platform.probe = Probe(ProbeState.UNKNOWN)
+    platform.value = 10.0
+    event = run_until(fire(), clock, "resolved")
+    assert len(platform.done) == 2
+    assert [row.status for row in event.actions.all()] == ["unknown", "unknown"]
+
+
+def test_a_step_found_finished_is_completed_with_what_it_did(platform, clock):
+    platform.on_execute = lambda call: (_ for _ in ()).throw(Temporary("cut"))
+    platform.probe = Probe(ProbeState.FINISHED, "", ActionOutcome(Result.DONE, "it had gone through"))
+    platform.value = 10.0
+    event = run_until(fire(), clock, "resolved")
+    assert [row.message for row in event.actions.all()] == ["it had gone through"] * 2
+    assert platform.done == []
+
+
+def test_a_fault_that_stays_ends_with_a_person(platform, clock):
+    platform.on_execute = lambda call: (_ for _ in ()).throw(Temporary("no route to host"))
+    event = run_until(fire(), clock, "escalated", "resolved")
+    assert event.status == "escalated"
+    assert "no route to host" in event.reason
+    assert not event.actions.filter(status="started").exists()
+
+
+def test_steps_that_all_fail_are_handed_over_with_their_reasons(platform, clock):
+    platform.on_execute = lambda call: (_ for _ in ()).throw(Permanent("read-only file system"))
+    event = run_until(fire(), clock, "escalated")
+    assert "read-only file system" in event.reason
+    assert [row.status for row in event.actions.all()] == ["failed", "failed"]
+
+
+def test_what_the_fence_refuses_is_escalated(platform, clock):
+    platform.on_execute = lambda call: (_ for _ in ()).throw(Refused("not declared"))
+    event = run_until(fire(), clock, "escalated")
+    assert "fence" in event.reason
+    assert [row.status for row in event.actions.all()] == ["refused"]
+
+
+def test_a_defect_of_byteports_own_ends_with_a_person_and_is_named(platform, clock):
+    platform.on_execute = lambda call: 1 / 0
+    event = run_until(fire(), clock, "escalated")
+    assert "ZeroDivisionError" in event.reason
+
+
+def test_an_event_that_is_held_is_not_touched_by_another_worker(platform, clock):
+    event = fire()
+    assert loop.claim(event.pk, datetime.now(UTC)) is not None
+    assert advance(event) == "detected"
+
+
+def test_an_outlived_lease_is_taken_over_and_its_late_answer_is_void(platform, clock):
+    event = fire()
+    slow = loop.claim(event.pk, datetime.now(UTC))
+    answer = loop.run_stage(slow, datetime.now(UTC))
+    clock.shift(loop.LEASE + timedelta(seconds=1))
+    assert advance(event) == "diagnosed"
+    with pytest.raises(loop.LostClaimError):
+        loop.settle(slow, answer)
+    assert event.timeline.filter(kind="diagnosed").count() == 1
+
+
+def test_the_sweep_finds_what_was_left_lying(platform, clock):
+    fire()
+    QueuedTask.objects.all().delete()
+    assert loop.sweep() == 0
+    clock.shift(11)
+    assert loop.sweep() == 1
+    assert QueuedTask.objects.get().dedup_key
+
+
+def test_a_finished_action_can_be_neither_changed_nor_deleted(platform, clock):
+    event = run_until(fire(), clock, "resolved")
+    row = event.actions.first()
+    for harm in (
+        lambda: AgentAction.objects.filter(pk=row.pk).update(message="nothing happened"),
+        lambda: AgentAction.objects.filter(pk=row.pk).delete(),
+    ):
+        with pytest.raises(ProgrammingError, match="agent_actions"), transaction.atomic():
+            harm()
+
+
+def test_transition_refuses_an_arrow_that_is_not_on_the_map(platform, clock):
+    with pytest.raises(ValueError, match="no way"):
+        transition(fire(), Status.ACTING, actor="ada", reason="", at=START)

@@ -1,0 +1,159 @@
+"""A worker is killed with SIGKILL at every boundary between two statements that commit; another takes over.
+
+Real: PostgreSQL, the processes and their deaths, the queue's table, `hostctl` with its journal, the files that are
+deleted. The worker is the loop itself fed from the queue; that real pools survive SIGKILL is shown in test_queue.py.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.backends.postgresql.base import DatabaseWrapper
+from django_q.signing import SignedPackage
+
+from byteport import loop, tasks
+from byteport.core.clock import now
+from byteport.drills.drill import DRILLS
+from byteport.models import QueuedTask
+from runbooks import policy
+from runbooks.models import STARTED, AgentAction, AgentSettings, RunbookPolicy
+from signals.models import SignalEvent, Source, Status
+from signals.polling import poll_once
+from tests.processes import exit_code, forked
+
+LEASE = timedelta(seconds=0.3)
+QUICK = {"verify_delay_s": 0.05, "verify_interval_s": 0.05, "verify_deadline_s": 30.0}
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _quick_times(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    AgentSettings.objects.create(max_per_hour=10_000)
+    RunbookPolicy.objects.create(runbook="cleanup_logs", cooldown_s=0, verify_deadline_s=120, good_samples=1)
+    monkeypatch.setattr(loop, "LEASE", LEASE)
+    monkeypatch.setattr(policy, "DRILL_VERIFY", QUICK)
+    monkeypatch.setattr("signals.policy.DRILL_SUSTAIN_S", 0.0)
+    # The same drills, made small: a hundred of them follow each other.
+    monkeypatch.setattr("byteport.drills.volume.SIZE_BYTES", 6_000_000)
+    monkeypatch.setattr("byteport.drills.disk_pressure.FILE_BYTES", 100_000)
+
+
+def work(until: Callable[[], bool]) -> None:
+    """A worker: takes due tasks from the queue and runs them; a task that was leased too long is taken again."""
+    while not until():
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE queued_tasks SET visible_at = clock_timestamp() + %s, attempts = attempts + 1 WHERE id ="
+                " (SELECT id FROM queued_tasks WHERE visible_at <= clock_timestamp() ORDER BY visible_at LIMIT 1"
+                "  FOR UPDATE SKIP LOCKED) RETURNING id, payload",
+                [LEASE],
+            )
+            taken = cursor.fetchone()
+        if taken is None:
+            time.sleep(0.02)
+            continue
+        task = SignedPackage.loads(taken[1])
+        getattr(tasks, task["func"].rpartition(".")[2])(*task["args"])
+        QueuedTask.objects.filter(pk=taken[0]).delete()
+
+
+class Executioner:
+    """Counts the boundaries (just before and just after each commit) and kills its own process at the chosen one."""
+
+    def __init__(self, kill_at: int | None, seen: Any) -> None:
+        self._seen = seen
+        self._kill_at = kill_at
+
+    def boundary(self) -> None:
+        self._seen.value += 1
+        if self._seen.value == self._kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def install(self) -> None:
+        commit = DatabaseWrapper._commit
+
+        def watched_commit(wrapper: DatabaseWrapper) -> None:
+            self.boundary()
+            commit(wrapper)
+            self.boundary()
+
+        DatabaseWrapper._commit = watched_commit
+        connection.execute_wrappers.append(self._autocommitted)
+
+    def _autocommitted(self, execute, sql, params, many, context):
+        writes = connection.get_autocommit() and not str(sql).lstrip().startswith("SELECT")
+        if writes:
+            self.boundary()
+        result = execute(sql, params, many, context)
+        if writes:
+            self.boundary()
+        return result
+
+
+def ended(event_id: int) -> bool:
+    return SignalEvent.objects.filter(pk=event_id, status__in=[Status.RESOLVED, Status.ESCALATED]).exists()
+
+
+def worker_that_dies(event_id: int, kill_at: int | None) -> tuple[int, int]:
+    """The exit code of a worker that is to die at one boundary, and how many it came to see."""
+    seen = multiprocessing.RawValue("i", 0)
+
+    def body() -> None:
+        Executioner(kill_at, seen).install()
+        work(until=lambda: ended(event_id))
+
+    return exit_code(forked(body)), seen.value
+
+
+def provoke(drill_name: str):
+    """The drill's trouble, and the event that its own source has opened for it."""
+    drill = DRILLS[drill_name]
+    resource = drill.prepare(lambda line: None)
+    source, _ = Source.objects.get_or_create(slug="host", defaults={"kind": "host"})
+    poll_once(source, now())
+    return drill, SignalEvent.objects.get(resource=str(resource))
+
+
+def story(drill_name: str, kill_at: int | None) -> int:
+    """One incident with one killing. Returns how many boundaries the (first) worker saw."""
+    drill, event = provoke(drill_name)
+    try:
+        code, seen = worker_that_dies(event.pk, kill_at)
+        assert code == (0 if kill_at is None else -signal.SIGKILL), f"boundary {kill_at}"
+        if kill_at is not None:
+            assert exit_code(forked(lambda: work(until=lambda: ended(event.pk)))) == 0
+        event.refresh_from_db()
+        check(event)
+        assert drill.figures()["percent"] < 80
+    finally:
+        drill.remove()
+    return seen
+
+
+def check(event: SignalEvent) -> None:
+    assert (event.status, event.resolved_by) == ("resolved", "byteport"), event.reason
+    assert event.postmortem_final
+    assert event.lease_token is None
+    rows = list(AgentAction.objects.filter(event=event))
+    assert Counter(row.step for row in rows).most_common(1)[0][1] == 1
+    assert [row.step for row in rows] == [step["key"] for step in event.plan["steps"]]
+    assert all(row.status not in {STARTED, "unknown"} for row in rows), [(r.step, r.status) for r in rows]
+
+
+CHUNKS = 4  # shared out between the test runner's processes
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+@pytest.mark.parametrize("drill_name", list(DRILLS))
+def test_an_incident_survives_the_death_of_its_worker_at_every_boundary(drill_name, chunk):
+    boundaries = story(drill_name, None)
+    assert boundaries > 20, "the worker that lives must have crossed many boundaries"
+    for kill_at in range(1 + chunk, boundaries + 1, CHUNKS):
+        story(drill_name, kill_at)

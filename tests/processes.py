@@ -1,0 +1,28 @@
+"""Work in processes of its own, forked from the test with database connections of their own."""
+
+import os
+import traceback
+from collections.abc import Callable
+
+from django.db import connection
+
+
+def forked(body: Callable[[], None]) -> int:
+    """Starts `body` in a forked process. Returns its pid."""
+    connection.close()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        body()
+        code = 0
+    except BaseException:  # noqa: BLE001 (told, and turned into the exit code)
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def exit_code(pid: int) -> int:
+    """Waits for a forked process. Its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
