@@ -1,0 +1,29 @@
+"""The contract of a drill. A new one is one file in `byteport/drills/` that defines `DRILL`."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from byteport.core.registry import Registry
+from byteport.core.resource import ResourceRef
+
+Say = Callable[[str], None]
+
+
+@runtime_checkable
+class Drill(Protocol):
+    """Makes a trouble, and takes it away again."""
+
+    name: str  # the signal that it provokes
+    title: str
+
+    def prepare(self, say: Say) -> ResourceRef:
+        """Makes the trouble and opts it in. Raises Permanent with the remedy when it cannot."""
+
+    def figures(self) -> dict[str, Any]:
+        """The trouble measured now, e.g. {"percent": 91.2}."""
+
+    def remove(self) -> None:
+        """Takes away everything that `prepare` made, however far it came. Safe to call twice."""
+
+
+DRILLS: Registry[Drill] = Registry(package="byteport.drills", attribute="DRILL", group="byteport.drills")

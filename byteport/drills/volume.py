@@ -1,0 +1,113 @@
+"""A small file system of BytePort's own: a 64 MB ext4 image on a loop device, or a folder with a budget where that
+is not allowed.
+
+Its folder is the one place where `hostctl` looks for drill volumes. A lock held for the drill's life tells a volume in
+use from one that a killed drill has left behind.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from byteport.core.errors import Permanent
+from runbooks.hostctl import DRILL_MARKER, Roots
+
+SIZE_BYTES = 64 * 1000 * 1000
+COMMAND_TIMEOUT_S = 30
+
+
+class Volume:
+    """One drill's volume. `mounted` says whether it is a file system of its own or a folder with a budget."""
+
+    def __init__(self, base: Path, name: str) -> None:
+        self.name = name
+        self.path = base / name
+        self.image = base / f"{name}.img"
+        self._lock_path = base / f"{name}.lock"
+        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.mounted = False
+
+    @classmethod
+    def make(cls) -> "Volume":
+        """Makes one, the real thing where that is allowed. Raises Permanent."""
+        base = Path(Roots.of_this_host().drills)
+        try:
+            base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            remove_leftovers(base)
+            volume = cls(base, secrets.token_hex(4))
+            volume._take_lock()
+            volume._make()
+        except OSError as error:
+            raise Permanent(f"No drill volume can be made in {base}: {error.strerror}.") from error
+        return volume
+
+    def _take_lock(self) -> None:
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _make(self) -> None:
+        self.path.mkdir(mode=0o700)
+        self.mounted = self._mount()
+        budget = None if self.mounted else SIZE_BYTES
+        self.path.chmod(0o700)
+        (self.path / DRILL_MARKER).write_text(json.dumps({"id": self.name, "budget_bytes": budget}))
+
+    def _mount(self) -> bool:
+        """A file system of its own needs root, and a kernel and sandbox that allow loop devices."""
+        if os.geteuid() != 0:
+            return False
+        with self.image.open("wb") as image:
+            image.truncate(SIZE_BYTES)
+        made = _quietly("mkfs.ext4", "-q", "-F", "-m", "0", str(self.image))
+        if made and _quietly("mount", "-o", "loop,nosuid,nodev,noexec", str(self.image), str(self.path)):
+            return True
+        self.image.unlink()
+        return False
+
+    def usage(self) -> float:
+        """Percent used, as `df` reckons it, or of the budget."""
+        if self.mounted:
+            at = os.statvfs(self.path)
+            used = at.f_blocks - at.f_bfree
+            return 100 * used / (used + at.f_bavail)
+        return 100 * _folder_bytes(self.path) / SIZE_BYTES
+
+    def remove(self) -> None:
+        """Unmounts and deletes it. Safe to call twice."""
+        if os.path.ismount(self.path) and not _quietly("umount", str(self.path)):
+            _quietly("umount", "--lazy", str(self.path))
+        if not os.path.ismount(self.path):
+            shutil.rmtree(self.path, ignore_errors=True)
+        for leftover in (self.image, self._lock_path):
+            leftover.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.close(self._lock)
+
+
+def remove_leftovers(base: Path) -> None:
+    """Removes the volumes whose drill is dead."""
+    for lock_path in base.glob("*.lock"):
+        volume = Volume(base, lock_path.stem)
+        try:
+            volume._take_lock()
+        except BlockingIOError:
+            continue
+        volume.remove()
+
+
+def _folder_bytes(folder: Path) -> int:
+    """Bytes on disk of all files below."""
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+
+
+def _quietly(*argv: str) -> bool:
+    """Runs a program; False when it is missing, fails or takes too long."""
+    try:
+        done = subprocess.run(argv, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0

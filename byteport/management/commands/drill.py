@@ -1,0 +1,154 @@
+"""`manage.py drill SIGNAL`: a real trouble of BytePort's own making, treated by the real loop."""
+
+import signal
+import sys
+import time
+from argparse import ArgumentParser
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import msgspec
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from byteport import seeds
+from byteport.core.errors import BytePortError
+from byteport.core.resource import ResourceRef
+from byteport.drills.drill import DRILLS, Drill
+from byteport.heartbeats import alive
+from byteport.supervisor import Spec, Supervisor, manage
+from runbooks.models import AgentAction, AgentSettings, VerificationSample
+from signals.models import SignalEvent, Status, TimelineEntry
+
+LOOK_S = 0.25
+END_PATIENCE_S = 120.0
+ENDS = (Status.RESOLVED, Status.ESCALATED, Status.SIMULATED)
+
+
+class Command(BaseCommand):
+    help = (
+        "Makes a real trouble that touches nothing but what the drill itself made, and lets the loop treat it."
+        " Works beside a running BytePort, and with nothing running. Ends with 0 when BytePort resolved it."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("signal", choices=sorted(DRILLS), help="The signal to provoke.")
+        parser.add_argument("--json", action="store_true", help="Print one line of JSON at the end, and nothing else.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self._quiet = options["json"]
+        drill = DRILLS[options["signal"]]
+        seeds.plant()
+        signal.signal(signal.SIGTERM, _as_exit)
+        try:
+            with loop_running(self.say):
+                event, before = self._run(drill)
+                summary = summary_of(event, before, drill.figures().get("percent"))
+        except BytePortError as error:
+            raise CommandError(str(error)) from error
+        finally:
+            drill.remove()
+        self._report(summary)
+        if summary["resolved_by"] != "byteport":
+            sys.exit(1)
+
+    def say(self, line: str) -> None:
+        if not self._quiet:
+            self.stdout.write(line)
+            self.stdout.flush()
+
+    def _run(self, drill: Drill) -> tuple[SignalEvent, float | None]:
+        if AgentSettings.objects.filter(paused=True).exists():
+            raise CommandError(
+                "BytePort is paused; no action is begun, not even a drill's. To go on: manage.py agent resume"
+            )
+        self.say(f"drill: {drill.title}")
+        resource = drill.prepare(lambda line: self.say(f"  {line}"))
+        before = drill.figures().get("percent")
+        self.say("  now BytePort has to see it, treat it and prove it; nothing below is the drill's own doing")
+        return self._follow(resource), before
+
+    def _follow(self, resource: ResourceRef) -> SignalEvent:
+        """Tells the story as it is written, until it ends."""
+        until = time.monotonic() + END_PATIENCE_S
+        seen: set[tuple[str, int]] = set()
+        while time.monotonic() < until:
+            event = SignalEvent.objects.filter(resource=str(resource)).order_by("-pk").first()
+            if event is not None:
+                for line in news(event, seen):
+                    self.say(f"  {line}")
+                if event.status in ENDS:
+                    return event
+            time.sleep(LOOK_S)
+        raise CommandError(
+            f"The drill did not end within {END_PATIENCE_S:g} s. Look with: manage.py agent status; manage.py doctor"
+        )
+
+    def _report(self, summary: dict[str, Any]) -> None:
+        if self._quiet:
+            self.stdout.write(msgspec.json.encode(summary).decode())
+            return
+        by = f" by {summary['resolved_by']}" if summary["resolved_by"] else ""
+        self.stdout.write(
+            f"{summary['status']}{by}: {summary['before_percent']} % before, {summary['after_percent']} % after"
+        )
+        self.stdout.write(f"postmortem: {summary['postmortem_url']}")
+
+
+def news(event: SignalEvent, seen: set[tuple[str, int]]) -> Iterator[str]:
+    """The lines that were written since the last look, oldest first."""
+    lines = [(t.at, "line", t.pk, f"{t.kind:<10} {t.message}") for t in TimelineEntry.objects.filter(event=event)]
+    done = AgentAction.objects.filter(event=event, finished_at__isnull=False)
+    lines += [
+        (a.finished_at, "action", a.pk, f"{a.status:<10} {a.summary}: {a.message}") for a in done if a.finished_at
+    ]
+    looks = VerificationSample.objects.filter(event=event)
+    lines += [(s.at, "look", s.pk, f"{s.look:<10} {s.message}") for s in looks]
+    for at, kind, pk, text in sorted(lines):
+        if (kind, pk) not in seen:
+            seen.add((kind, pk))
+            yield f"{at:%H:%M:%S} {text}"
+
+
+def summary_of(event: SignalEvent, before: float | None, after: float | None) -> dict[str, Any]:
+    """The drill's result, as `--json` prints it."""
+    actions = AgentAction.objects.filter(event=event).order_by("pk")
+    return {
+        "event_id": event.pk,
+        "status": event.status,
+        "resolved_by": event.resolved_by,
+        "before_percent": before,
+        "after_percent": after,
+        "actions": [
+            {"action": a.action, "status": a.status, "message": a.message, "result": a.result} for a in actions
+        ],
+        "postmortem_url": f"{settings.PUBLIC_URL}/incidents/{event.pk}/postmortem",
+    }
+
+
+@contextmanager
+def loop_running(say: Any) -> Iterator[None]:
+    """Starts workers and watcher for the drill's time where none are alive, and stops what it started."""
+    missing = [role for role in ("worker", "watch") if not alive(role)]
+    if not missing:
+        yield
+        return
+    say(f"nothing running: {' and '.join(missing)} start for the time of the drill")
+    log: deque[str] = deque(maxlen=50)
+    started = Supervisor(
+        [Spec(role, manage(role)) for role in missing], lambda name, line: log.append(f"{name}: {line}")
+    )
+    started.start()
+    try:
+        yield
+    except CommandError as error:
+        raise CommandError(f"{error}\nThe last lines of what was started:\n" + "\n".join(log)) from error
+    finally:
+        started.stop()
+
+
+def _as_exit(*_: Any) -> NoReturn:
+    """SIGTERM ends the drill like Ctrl-C: what it made is taken away."""
+    raise SystemExit(143)
