@@ -7,7 +7,8 @@ the loop's next tasks, which are enqueued in the same transaction.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from operator import attrgetter
+from functools import lru_cache
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import msgspec
@@ -35,16 +36,21 @@ CLAIM_NEW_SERIES = """
     SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
     ON CONFLICT (fingerprint) DO NOTHING"""
 
-MOVE_SERIES = """
-    UPDATE series SET last_at = new.last_at, last_value = new.last_value, breach_since = new.breach_since,
-                      clear_since = new.clear_since, source = new.source
-    FROM unnest(%s::uuid[], %s::timestamptz[], %s::float8[], %s::timestamptz[], %s::timestamptz[], %s::text[])
-         AS new (fingerprint, last_at, last_value, breach_since, clear_since, source)
-    WHERE series.fingerprint = new.fingerprint"""
-
-KEEP_SAMPLES = """
-    INSERT INTO samples (fingerprint, at, value) SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::float8[])
-    ON CONFLICT DO NOTHING"""
+# What most batches come to, in one statement: the series move on, the samples are kept, what is over is cleared.
+KEEP = """
+    WITH moved AS (
+        UPDATE series SET last_at = new.last_at, last_value = new.last_value, breach_since = new.breach_since,
+                          clear_since = new.clear_since, source = new.source
+        FROM unnest(%s::uuid[], %s::timestamptz[], %s::float8[], %s::timestamptz[], %s::timestamptz[], %s::text[])
+             AS new (fingerprint, last_at, last_value, breach_since, clear_since, source)
+        WHERE series.fingerprint = new.fingerprint
+    ), kept AS (
+        INSERT INTO samples (fingerprint, at, value)
+        SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::float8[]) ON CONFLICT DO NOTHING
+    )
+    UPDATE signal_events SET cleared_at = %s, due_at = %s
+    WHERE fingerprint = ANY(%s::uuid[]) AND status <> 'resolved' AND cleared_at IS NULL
+    RETURNING id"""
 
 # An open event takes note of a further firing at most every ten seconds, or when it turns critical.
 OPEN_EVENTS = """
@@ -61,11 +67,6 @@ OPEN_EVENTS = """
        OR event.cleared_at IS NOT NULL
        OR (excluded.severity = 'critical' AND event.severity <> 'critical')
     RETURNING id, repeats = 0 AS opened, translate(fingerprint::text, '-', ''), detected_at"""
-
-CLEAR_EVENTS = """
-    UPDATE signal_events SET cleared_at = %(at)s, due_at = %(at)s
-    WHERE fingerprint = ANY(%(keys)s::uuid[]) AND status <> 'resolved' AND cleared_at IS NULL
-    RETURNING id"""
 
 NOTE_OPENED = """
     INSERT INTO timeline_entries (event_id, at, actor, kind, message, data)
@@ -98,16 +99,19 @@ class _Batch:
         self.why: Counter[str] = Counter()
 
     def take(self, key: str, reading: Reading, routed: Routed, rule: Rule) -> None:
-        self.why[routed.why] += 1
-        if reading.value is not None and routed.why not in (Why.NO_VALUE, Why.UNKNOWN_STATE):
+        why = routed.why
+        self.why[why] += 1
+        if why is Why.UNKNOWN_STATE or why is Why.NO_VALUE:
+            return
+        if reading.value is not None:
             self.samples[(key, reading.at)] = reading.value
-        if routed.why in (Why.LATE, Why.UNKNOWN_STATE, Why.NO_VALUE):
+        if why is Why.LATE:
             return
         self.tracks[key] = (routed.track, reading.source)
         self.clearing.discard(key)
-        if routed.why is Why.FIRES:
+        if why is Why.FIRES:
             self.firing[key] = _Firing(reading, routed, rule)
-        elif routed.why is Why.CLEARS:
+        elif why is Why.CLEARS:
             self.clearing.add(key)
 
 
@@ -123,9 +127,8 @@ def ingest(readings: Iterable[Reading]) -> Ingested:
         batch = _judge(by_series, _locked_tracks(cursor, by_series), known_rules)
         if from_the_future:
             batch.why[Why.FROM_THE_FUTURE] = from_the_future
-        _keep(cursor, batch)
         opened = _open(cursor, batch.firing) if batch.firing else ()
-        cleared = _clear(cursor, batch.clearing) if batch.clearing else ()
+        cleared = _keep(cursor, batch)
         if opened or cleared:
             enqueue_many(ADVANCE, [*opened, *cleared])
     return Ingested(opened, cleared, dict(batch.why))
@@ -166,7 +169,7 @@ def _lock(cursor: psycopg.Cursor[Any], keys: Sequence[str]) -> dict[str, Track]:
 
 def _judge(by_series: dict[str, list[Reading]], tracks: dict[str, Track], known: dict[str, Rule]) -> _Batch:
     batch = _Batch()
-    for key, readings in by_series.items():
+    for key, readings in sorted(by_series.items(), key=itemgetter(0)):  # neighbours in the index are written together
         track = tracks[key]
         rule = rule_for(readings[0].signal, readings[0].resource, known)
         for reading in sorted(readings, key=attrgetter("at")) if len(readings) > 1 else readings:
@@ -176,21 +179,26 @@ def _judge(by_series: dict[str, list[Reading]], tracks: dict[str, Track], known:
     return batch
 
 
-def _keep(cursor: psycopg.Cursor[Any], batch: _Batch) -> None:
-    if batch.tracks:
-        moved = [track for track, _ in batch.tracks.values()]
-        columns = (
-            array(batch.tracks),
-            array(iso(track.last_at) for track in moved),
-            array(number(track.last_value) for track in moved),
-            array(iso(track.breach_since) for track in moved),
-            array(iso(track.clear_since) for track in moved),
-        )
-        cursor.execute(MOVE_SERIES, [*columns, [source for _, source in batch.tracks.values()]], prepare=True)
-    if batch.samples:
-        keys, times = zip(*batch.samples, strict=True)
-        values = array(map(number, batch.samples.values()))
-        cursor.execute(KEEP_SAMPLES, [array(keys), array(map(iso, times)), values], prepare=True)
+def _keep(cursor: psycopg.Cursor[Any], batch: _Batch) -> tuple[int, ...]:
+    """Writes what the batch has come to. Returns the events that it clears."""
+    moved = [track for track, _ in batch.tracks.values()]
+    at = now()
+    values = [
+        array(batch.tracks),
+        array(iso(track.last_at) for track in moved),
+        array(number(track.last_value) for track in moved),
+        array(iso(track.breach_since) for track in moved),
+        array(iso(track.clear_since) for track in moved),
+        [source for _, source in batch.tracks.values()],
+        array(key for key, _ in batch.samples),
+        array(iso(when) for _, when in batch.samples),
+        array(map(number, batch.samples.values())),
+        at,
+        at,
+        array(batch.clearing),
+    ]
+    cursor.execute(KEEP, values, prepare=True)
+    return tuple(row[0] for row in cursor.fetchall())
 
 
 def array(items: Iterable[str]) -> str:
@@ -198,6 +206,7 @@ def array(items: Iterable[str]) -> str:
     return "{" + ",".join(items) + "}"
 
 
+@lru_cache(maxsize=1024)  # a batch has few different times
 def iso(at: datetime | None) -> str:
     return at.isoformat() if at else "NULL"
 
@@ -234,8 +243,3 @@ def _opening_line(firing: _Firing) -> str:
     return f"{reading.value:.1f} is above the threshold of {rule.threshold:g}" + (
         f", for {rule.sustain_s:g} s on end." if rule.sustain_s else "."
     )
-
-
-def _clear(cursor: psycopg.Cursor[Any], keys: set[str]) -> tuple[int, ...]:
-    cursor.execute(CLEAR_EVENTS, {"at": now(), "keys": array(keys)}, prepare=True)
-    return tuple(row[0] for row in cursor.fetchall())

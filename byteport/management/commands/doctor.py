@@ -1,0 +1,178 @@
+"""`manage.py doctor`: each thing that BytePort depends on, whether it is well, and the fix when it is not."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from django.core.checks import WARNING, run_checks
+from django.db import Error as DatabaseError
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+from byteport import embedded
+from byteport.cli import Report, ReportCommand
+from byteport.clients.hosts.inventory import local_name
+from byteport.clients.hosts.reader import read
+from byteport.core.clock import now
+from byteport.core.errors import BytePortError
+from byteport.core.units import human_bytes, human_duration
+from byteport.heartbeats import alive
+from runbooks.policy import agent_settings
+from signals.models import Source
+
+MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
+LOW_SPACE_BYTES = 1_000_000_000
+
+
+class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing looked at. `fix` says what to do when it is not "ok"."""
+
+    name: str
+    state: str  # "ok", "warn" (works, but not as it should) or "fail"
+    detail: str
+    fix: str = ""
+
+
+class Command(ReportCommand):
+    help = (
+        "Looks at everything that BytePort depends on and says how to fix what is wrong. Ends with 1 if something is."
+    )
+
+    def report(self, **options: Any) -> Report:
+        findings = list(examine())
+        lines = [line for finding in findings for line in shown(finding)]
+        self.failed = any(finding.state == "fail" for finding in findings)
+        return Report({"well": not self.failed, "findings": findings}, lines)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        super().handle(*args, **options)
+        if self.failed:
+            raise SystemExit(1)
+
+
+def shown(finding: Finding) -> Iterator[str]:
+    yield f"{MARKS[finding.state]}  {finding.name}: {finding.detail}"
+    if finding.fix:
+        yield f"      → {finding.fix}"
+
+
+def examine() -> Iterator[Finding]:
+    """Everything, one after the other. What needs the database is left out when that is away."""
+    yield from configuration()
+    reachable = postgres()
+    yield reachable
+    if reachable.state == "fail":
+        return
+    for look in (migrations, agent, processes, sources, local_host, opt_in, programs):
+        yield from look()
+
+
+def configuration() -> Iterator[Finding]:
+    problems = [check for check in run_checks() if check.level >= WARNING]
+    for check in problems:
+        yield Finding(
+            "configuration", "fail" if check.is_serious() else "warn", f"{check.id}: {check.msg}", check.hint or ""
+        )
+    if not problems:
+        yield Finding("configuration", "ok", "no system check complains")
+
+
+def postgres() -> Finding:
+    kind = "BytePort's own" if settings.EMBEDDED_POSTGRES else "DATABASE_URL"
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('server_version'), pg_database_size(current_database())")
+            version, size = cursor.fetchone()
+    except DatabaseError as error:
+        fix = "See that the server runs and DATABASE_URL names it; or unset DATABASE_URL to use BytePort's own."
+        return Finding("PostgreSQL", "fail", f"{kind}: {str(error).strip().splitlines()[0]}", fix)
+    where = f" in {embedded.status(settings.STATE_DIR).data}" if settings.EMBEDDED_POSTGRES else ""
+    return Finding("PostgreSQL", "ok", f"{version}, {kind}{where}, {human_bytes(size)}")
+
+
+def migrations() -> Iterator[Finding]:
+    executor = MigrationExecutor(connection)
+    pending = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if pending:
+        yield Finding("migrations", "fail", f"{len(pending)} not applied", "manage.py migrate")
+    else:
+        yield Finding("migrations", "ok", "all applied")
+
+
+def agent() -> Iterator[Finding]:
+    row = agent_settings()
+    if row.paused:
+        yield Finding("agent", "warn", f"paused: {row.paused_reason or 'no reason given'}", "manage.py agent resume")
+    elif row.dry_run:
+        yield Finding(
+            "agent", "ok", "in dry-run: it says what it would do (to let it act: manage.py agent dry-run off)"
+        )
+    else:
+        yield Finding("agent", "ok", "acts on what has been opted in")
+
+
+def processes() -> Iterator[Finding]:
+    for role, does in (("worker", "no incident goes on"), ("watch", "no source is asked")):
+        running = alive(role)
+        if running:
+            yield Finding(role, "ok", ", ".join(beat.process for beat in running))
+        else:
+            yield Finding(role, "warn", f"none is running: {does}", f"make run, or: manage.py {role}")
+
+
+def sources() -> Iterator[Finding]:
+    for row in Source.objects.filter(enabled=True):
+        name = f"source {row.slug}"
+        if row.last_error and (
+            row.last_success_at is None or (row.last_error_at and row.last_error_at > row.last_success_at)
+        ):
+            yield Finding(name, "fail", row.last_error, f"manage.py poll {row.slug} tries it now")
+        elif row.last_success_at is None:
+            yield Finding(
+                name, "warn", "nothing has come in yet", "It fills itself once watch runs, or its sender calls."
+            )
+        else:
+            ago = (now() - row.last_success_at).total_seconds()
+            yield Finding(name, "ok", f"last heard of {human_duration(max(ago, 0))} ago")
+
+
+def local_host() -> Iterator[Finding]:
+    place = local_name()
+    try:
+        facts = read(place, "facts")
+    except BytePortError as error:
+        yield Finding(f"host {place}", "fail", str(error), "hostctl runs with this Python; look at what it says.")
+        return
+    who = "root" if facts["uid"] == 0 else f"user {facts['uid']}"
+    yield Finding(f"host {place}", "ok", f"read as {who}, Python {facts['python']}, kernel {facts['kernel']}")
+    if facts["uid"] != 0:
+        fix = "Run BytePort as root on this host, or accept that what only root may delete stays."
+        yield Finding("rights", "warn", "not root: it can delete only its own user's files", fix)
+    missing = [name for name, present in facts["tools"].items() if not present]
+    if missing:
+        yield Finding("tools", "ok", f"not installed, so their steps are skipped: {', '.join(sorted(missing))}")
+
+
+def opt_in() -> Iterator[Finding]:
+    place = local_name()
+    try:
+        words = read(place, "annotations")["words"]
+    except BytePortError as error:
+        yield Finding("opt-in", "fail", str(error), "The file must belong to root and be writable by nobody else.")
+        return
+    if words:
+        yield Finding("opt-in", "ok", f"{place} is opted in to {', '.join(words)}")
+    else:
+        fix = "As root: mkdir -p /etc/byteport && echo 'byteport.io/auto-remediate: disk' > /etc/byteport/annotations"
+        yield Finding("opt-in", "warn", f"{place} is opted in to nothing, so BytePort only tells people", fix)
+
+
+def programs() -> Iterator[Finding]:
+    if os.geteuid() == 0 and shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
+        yield Finding("drill", "ok", "mkfs.ext4 is not installed: the disk drill uses a folder with a budget")
+    free = shutil.disk_usage(settings.BASE_DIR).free
+    if free < LOW_SPACE_BYTES:
+        yield Finding("space", "warn", f"{human_bytes(free)} free for BytePort itself", "Free some, or move it.")
