@@ -1,0 +1,135 @@
+"""What the record suggests to do next. Pure: each function looks at one fact and says what follows."""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+
+from byteport.core.outcome import Result
+from byteport.core.units import human_bytes, human_duration
+from incidents.markup import md_escape
+from incidents.record import Deed, Gate, Record
+from incidents.trend import figure, growth_per_day
+from runbooks.runbook import Look
+
+# How hostctl names a step that was skipped because its tool is missing.
+NOT_INSTALLED = "installed here"
+FULL = 100.0
+FAR_DAYS = 365.0
+
+# What a refusal asks for, by gate. The gate's own reason (with the remedy, where it has one) goes before it.
+AFTER_REFUSAL: Mapping[str, str] = {
+    "paused": "`manage.py agent resume` ends the pause.",
+    "never": "Treat it by hand: this stays with people.",
+    "verifiable": "Let BytePort read the resource itself, or have its sender report when it is over.",
+    "opt_in": "Opt the resource in if BytePort may act on it; otherwise nothing is to be done.",
+    "human_override": "Agree on who treats it.",
+    "ineffective_loop": "Look for the cause; the runbook treats a symptom.",
+    "budget": "Look for a common cause before the budget is raised.",
+    "approval": "If nobody is there to approve in time, let the policy do without "
+    "(`manage.py policy set RUNBOOK needs_approval=false`), or raise its time to live.",
+}
+
+
+def follow_ups(record: Record) -> list[str]:
+    """Lines of Markdown, the most pressing first; empty when the facts suggest nothing."""
+    return [line for rule in RULES for line in rule(record)]
+
+
+def still_above(record: Record) -> Iterator[str]:
+    value, clear = record.value_last, record.clear
+    if not record.judged_by_value or value is None or clear is None or value < clear:
+        return
+    shown, bound = figure(value, record.unit), figure(clear, record.unit)
+    yield f"The latest value that was measured is {shown}, still not below {bound}: it may not be over for good."
+
+
+def recurred(record: Record) -> Iterator[str]:
+    if not record.earlier_count:
+        return
+    links = ", ".join(
+        f"[{earlier.id}]({record.base_url}/incidents/{earlier.id}/postmortem)" for earlier in record.earlier
+    )
+    times = "once" if record.earlier_count == 1 else f"{record.earlier_count} times"
+    latest = " (the latest)" if record.earlier_count > len(record.earlier) else ""
+    yield (
+        f"The same happened to this resource {times} in the 30 days before: see {links}{latest}."
+        " Treat the cause, not only the symptom."
+    )
+
+
+def refused(record: Record) -> Iterator[str]:
+    """What the gates of the last round refused, and what follows for the next time."""
+    for gate in last_round(record):
+        if not gate.allowed and gate.name == "dry_run":
+            yield dry_run_off(record, gate)
+        elif not gate.allowed and gate.name in AFTER_REFUSAL:
+            yield f"{md_escape(gate.reason)} {AFTER_REFUSAL[gate.name]}"
+
+
+def dry_run_off(record: Record, gate: Gate) -> str:
+    policy = f" (for this runbook alone: `manage.py policy set {record.runbook} dry_run=false`)"
+    alone = policy if record.runbook.isidentifier() else ""
+    return f"{md_escape(gate.reason)} To let BytePort act: `manage.py agent dry-run off`{alone}."
+
+
+def last_round(record: Record) -> list[Gate]:
+    """The verdicts that counted."""
+    latest = max((gate.round for gate in record.gates), default=0)
+    return [gate for gate in record.gates if gate.round == latest]
+
+
+def went_wrong(record: Record) -> Iterator[str]:
+    for deed in record.deeds:
+        line = _after(deed)
+        if line:
+            yield line
+
+
+def _after(deed: Deed) -> str:
+    what, why = md_escape(deed.summary or deed.name), md_escape(deed.message or "no reason was given")
+    if deed.status == Result.FAILED:
+        return f"“{what}” failed ({why}). Find out why before the next time."
+    if deed.status == Result.UNKNOWN:
+        return f"Nobody can tell how “{what}” ended ({why}). Check by hand what it has done."
+    if deed.status == Result.REFUSED:
+        return f"“{what}” was refused at the last call ({why}). This should not have got that far: report it."
+    if deed.status == Result.SKIPPED and deed.message.endswith(NOT_INSTALLED):
+        return f"“{what}” was skipped ({why}). Install it if it belongs there; else nothing is to be done."
+    return ""
+
+
+def unverified(record: Record) -> Iterator[str]:
+    blind = sum(look.look == Look.INCONCLUSIVE for look in record.looks)
+    if blind:
+        yield (
+            f"{blind} of {len(record.looks)} looks at the signal after the action saw nothing."
+            " See to it that its source can be read."
+        )
+
+
+def unplanned(record: Record) -> Iterator[str]:
+    if record.was_escalated and not record.has_runbook:
+        yield f"BytePort has no runbook for {md_escape(record.signal)}: write one, or leave it to people."
+
+
+def growing(record: Record) -> Iterator[str]:
+    """An estimate of when a file system is full, from the samples before anything was done about it."""
+    if record.signal != "disk_pressure" or record.value_last is None:
+        return
+    growth = growth_per_day(record.trend, until=record.acted_at)
+    days = (FULL - record.value_last) / growth if growth and growth > 0 else FAR_DAYS
+    if growth is None or not 0 <= days < FAR_DAYS:
+        return
+    shown, left = figure(record.value_last, record.unit), human_duration(timedelta(days=days).total_seconds())
+    yield (
+        f"Estimate, by a straight line through the samples before anything was done: it grows by about"
+        f" {growth:.1f} percentage points{_in_bytes(record, growth)} a day;"
+        f" from {shown} on it would be full in about {left}."
+    )
+
+
+def _in_bytes(record: Record, growth: float) -> str:
+    total = record.capacity_bytes
+    return f" ({human_bytes(growth / FULL * total)})" if total else ""
+
+
+RULES = (still_above, recurred, refused, went_wrong, unverified, unplanned, growing)
