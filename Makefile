@@ -28,7 +28,7 @@ run: $(RUNTIME) ## Runs all of BytePort on this machine until Ctrl-C.
 	@exec $(VENV_PYTHON) manage.py up $(ARGS)
 
 test: $(DEVELOPMENT) browser ## Runs the tests.
-	$(VENV_PYTHON) -m pytest -n $(TEST_WORKERS) $(ARGS)
+	$(VENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 lint: $(DEVELOPMENT) ## Checks style, types, the order of imports and missing migrations.
 	$(VENV_PYTHON) -m ruff check

@@ -9,6 +9,7 @@ from pathlib import Path
 import dj_database_url
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 from environs import Env
 
@@ -40,6 +41,7 @@ if not SECRET_KEY and not EMBEDDED_POSTGRES:
         "Set BYTEPORT_SECRET_KEY (or BYTEPORT_SECRET_KEY_FILE): with DATABASE_URL, every process must share one key."
     )
 SECRET_KEY = SECRET_KEY or embedded.kept_secret_key(STATE_DIR)
+METRICS_TOKEN = secret("BYTEPORT_METRICS_TOKEN")
 DEBUG = env.bool("BYTEPORT_DEBUG", False)
 ALLOWED_HOSTS = env.list("BYTEPORT_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("BYTEPORT_TRUSTED_ORIGINS", [])
@@ -68,6 +70,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "byteport.middleware.probes",  # before the Host check: kubelet and Prometheus call by address
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -79,6 +82,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "axes.middleware.AxesMiddleware",
+    "byteport.middleware.DatabaseAway",
 ]
 
 ROOT_URLCONF = "byteport.urls"
@@ -138,6 +142,7 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = 0.25  # hours
+AXES_LOCKOUT_TEMPLATE = "lockout.html"
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 LOGIN_URL = reverse_lazy("login")
 LOGIN_REDIRECT_URL = "/"
@@ -169,7 +174,8 @@ USE_TZ = True
 USE_I18N = False
 
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+# Only where `collectstatic` has gathered the files (an image); else they are served from where they lie.
+STATIC_ROOT = env.str("BYTEPORT_STATIC_ROOT", "") or None
 STATICFILES_DIRS = [BASE_DIR / "static"]
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
@@ -182,7 +188,23 @@ UNFOLD = {
     "SITE_HEADER": "BytePort",
     "SITE_SUBHEADER": "Policies, sources, record",
     "SITE_URL": "/",
-    "SITE_SYMBOL": "radar",
+    "SITE_ICON": lambda _request: static("console/mark.svg"),
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda _request: static("console/mark.svg")}],
+    "COLORS": {
+        "primary": {  # the console's accent and its shades
+            "50": "#eef1fd",
+            "100": "#dfe5fb",
+            "200": "#c5cff7",
+            "300": "#9db1ff",
+            "400": "#7088ee",
+            "500": "#4c66dc",
+            "600": "#3550c8",
+            "700": "#3046b5",
+            "800": "#2a3a8c",
+            "900": "#27356f",
+            "950": "#10172e",
+        }
+    },
     "SHOW_HISTORY": False,  # the audit trail has it, for every way in which a setting is changed
     "SHOW_VIEW_ON_SITE": False,
     "BORDER_RADIUS": "6px",

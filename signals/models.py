@@ -202,6 +202,12 @@ class SignalEvent(models.Model):
             models.Index(fields=["due_at"], condition=models.Q(due_at__isnull=False), name="events_due"),
             models.Index(fields=["fingerprint", "-id"], name="events_fingerprint"),
             models.Index(fields=["resource", "-id"], name="events_resource"),
+            models.Index(
+                fields=["-resolved_at"],
+                include=["resolved_by", "detected_at"],
+                condition=models.Q(resolved_at__isnull=False),
+                name="events_resolved",
+            ),
             models.Index(fields=["fleet", "acted_at"], condition=models.Q(acted_at__isnull=False), name="events_acted"),
         ]
         constraints = [

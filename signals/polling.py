@@ -18,7 +18,7 @@ from django.db import close_old_connections, connection
 
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError, Permanent, Temporary
-from byteport.heartbeats import heartbeat
+from byteport.heartbeats import farewell, heartbeat
 from signals import health
 from signals.ingest import Ingested, ingest
 from signals.models import Source
@@ -147,6 +147,8 @@ class Watch:
             self._adjust(self._led())
             stop.wait(REFRESH_S)
         self._adjust(set())
+        with suppress(DatabaseError):
+            farewell("watch")
 
     def _led(self) -> set[str]:
         try:

@@ -6,7 +6,7 @@ import time
 from argparse import ArgumentParser
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import msgspec
@@ -35,6 +35,11 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("signal", choices=sorted(DRILLS), help="The signal to provoke.")
+        parser.add_argument(
+            "--beside",
+            action="store_true",
+            help="BytePort is starting or running: wait for its processes instead of starting others.",
+        )
         parser.add_argument("--json", action="store_true", help="Print one line of JSON at the end, and nothing else.")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -43,7 +48,7 @@ class Command(BaseCommand):
         seeds.plant()
         signal.signal(signal.SIGTERM, _as_exit)
         try:
-            with loop_running(self.say):
+            with nullcontext() if options["beside"] else loop_running(self.say):
                 event, before = self._run(drill)
                 summary = summary_of(event, before, drill.figures().get("percent"))
         except BytePortError as error:

@@ -45,10 +45,11 @@ class Command(BaseCommand):
         require_free_port(options["host"], options["port"])
         prepare(self.say)
         url = f"http://{options['host']}:{options['port']}/"
+        os.environ.setdefault("BYTEPORT_PUBLIC_URL", url)  # for the links that its processes give
         specs = processes(options["host"], options["port"])
         if is_first_start() and not options["no_drill"]:
             self.say("byteport", "first start: a disk drill shows one real incident from detection to postmortem")
-            specs.append(Spec("drill", manage("drill", "disk_pressure"), once=True))
+            specs.append(Spec("drill", manage("drill", "disk_pressure", "--beside"), once=True))
         self._run(Supervisor(specs, self.say), url)
 
     def _run(self, supervisor: Supervisor, url: str) -> None:

@@ -1,0 +1,374 @@
+"""What the console reads: a fixed number of set-based queries a page, none whose cost grows with history."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+from django.db.models import Avg, Case, Count, F, IntegerField, Min, Model, Q, QuerySet, Value, When
+from django.db.models.functions import Now
+
+from byteport.core.outcome import Severity
+from byteport.heartbeats import ALIVE_S
+from byteport.models import AuditEntry, Heartbeat, QueuedTask
+from runbooks.models import AgentAction, Approval, GateVerdict, RunbookPolicy, VerificationSample
+from runbooks.policy import default_policy
+from runbooks.runbook import RUNBOOKS, Diagnosis, Plan, Runbook
+from runbooks.stage import diagnosis_of, plan_of
+from signals.models import ResolvedBy, SignalEvent, Source, Status, TimelineEntry
+from signals.source import SOURCES, PollSource
+
+M = TypeVar("M", bound=Model)
+
+HEAVY = ("postmortem_md", "diagnosis", "plan", "labels")  # not for lists
+ACTIVE = (Status.DETECTED, Status.DIAGNOSED, Status.ACTING, Status.VERIFYING)
+NEEDS_PERSON = (Status.ESCALATED, Status.AWAITING_APPROVAL)
+GROUPS: Mapping[str, Sequence[str]] = {
+    "open": SignalEvent.OPEN,
+    "person": NEEDS_PERSON,
+    "simulated": (Status.SIMULATED,),
+    "resolved": (Status.RESOLVED,),
+    "all": (),
+}
+PAGE = 50
+WINDOW = 20_000  # how many incidents one page of a narrowed list looks through
+SHOWN = 20  # incidents in each group of the overview
+RECORD_LIMIT = 500  # rows of each kind in one incident's record
+ROUNDS_LIMIT = 20
+LATE_S = 120.0  # a source that is asked every few seconds and gave nothing for this long
+ROLES = ("web", "worker", "watch")
+CRITICAL_FIRST = Case(When(severity=Severity.CRITICAL, then=Value(0)), default=Value(1), output_field=IntegerField())
+
+
+# --- overview
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """An incident whose plan waits for a person. `approval` is None only when its row is gone."""
+
+    event: SignalEvent
+    approval: Approval | None
+    plan: Plan | None
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """What the first page shows. The lists are cut; `counts` (by status, open ones only) are not."""
+
+    waiting: Sequence[Waiting]
+    escalated: Sequence[SignalEvent]
+    active: Sequence[SignalEvent]
+    simulated: Sequence[SignalEvent]
+    resolved: Sequence[SignalEvent]
+    counts: Mapping[str, int]
+
+    @property
+    def needs_person(self) -> int:
+        return sum(self.counts.get(status, 0) for status in NEEDS_PERSON)
+
+    @property
+    def more_need_person(self) -> bool:
+        return self.needs_person > len(self.waiting) + len(self.escalated)
+
+    @property
+    def active_count(self) -> int:
+        return sum(self.counts.get(status, 0) for status in ACTIVE)
+
+
+def overview(at: datetime) -> Overview:
+    """What needs a person, what goes on, and what was resolved in the 24 h before `at`."""
+    listed = SignalEvent.objects.defer(*HEAVY)
+    lately = listed.filter(status=Status.RESOLVED, resolved_at__gte=at - timedelta(days=1))
+    return Overview(
+        waiting=waiting(),
+        escalated=list(listed.filter(status=Status.ESCALATED).order_by(CRITICAL_FIRST, "-pk")[:SHOWN]),
+        active=list(listed.filter(status__in=ACTIVE).order_by("-pk")[:SHOWN]),
+        simulated=list(listed.filter(status=Status.SIMULATED).order_by("-pk")[:SHOWN]),
+        resolved=list(lately.order_by("-resolved_at")[:SHOWN]),
+        counts=open_counts(),
+    )
+
+
+def open_counts() -> dict[str, int]:
+    """How many incidents stand in each status other than resolved."""
+    rows = SignalEvent.objects.filter(status__in=SignalEvent.OPEN).order_by().values_list("status")
+    return dict(rows.annotate(n=Count("pk")))
+
+
+def waiting() -> list[Waiting]:
+    """Plans that wait for approval, the oldest request first."""
+    events = SignalEvent.objects.filter(status=Status.AWAITING_APPROVAL).defer("postmortem_md", "diagnosis")
+    shown = list(events.order_by("pk")[:SHOWN])
+    asked = {(row.event_id, row.plan_hash): row for row in Approval.objects.filter(event__in=shown)}
+    return [Waiting(event, asked.get((event.pk, event.plan_hash)), plan_kept(event)) for event in shown]
+
+
+def plan_kept(event: SignalEvent) -> Plan | None:
+    """The event's plan; None also when an earlier version wrote it in another form."""
+    try:
+        return plan_of(event)
+    except msgspec.ValidationError:
+        return None
+
+
+def diagnosis_kept(event: SignalEvent) -> Diagnosis | None:
+    """The event's diagnosis; None also when an earlier version wrote it in another form."""
+    try:
+        return diagnosis_of(event)
+    except msgspec.ValidationError:
+        return None
+
+
+class Week(msgspec.Struct, frozen=True):
+    """Incidents resolved in the last seven days: how many by whom, and the mean seconds from detection."""
+
+    count: Mapping[str, int]
+    mean_s: Mapping[str, float]
+
+    @property
+    def total(self) -> int:
+        return sum(self.count.values())
+
+    @property
+    def overall_mean_s(self) -> float | None:
+        if not self.total:
+            return None
+        return sum(self.mean_s[by] * n for by, n in self.count.items()) / self.total
+
+
+def week(at: datetime) -> Week:
+    resolved = SignalEvent.objects.filter(status=Status.RESOLVED, resolved_at__gte=at - timedelta(days=7))
+    rows = list(
+        resolved.order_by().values("resolved_by").annotate(n=Count("pk"), mean=Avg(F("resolved_at") - F("detected_at")))
+    )
+    return Week(
+        count=dict.fromkeys(ResolvedBy.values, 0) | {row["resolved_by"]: row["n"] for row in rows},
+        mean_s=dict.fromkeys(ResolvedBy.values, 0.0)
+        | {row["resolved_by"]: row["mean"].total_seconds() for row in rows},
+    )
+
+
+# --- health
+
+
+class SourceHealth(msgspec.Struct, frozen=True):
+    """`state`: off, ok, late, failing, or silent (never called yet). `lag_s`: since the last success."""
+
+    source: Source
+    title: str
+    state: str
+    lag_s: float | None
+
+    @property
+    def is_polled(self) -> bool:
+        return isinstance(SOURCES.get(self.source.kind), PollSource)
+
+
+def source_health(at: datetime) -> list[SourceHealth]:
+    return [_health_of(row, at) for row in Source.objects.order_by("-enabled", "slug")[:100]]
+
+
+def _health_of(row: Source, at: datetime) -> SourceHealth:
+    kind = SOURCES.get(row.kind)
+    lag_s = (at - row.last_success_at).total_seconds() if row.last_success_at else None
+    return SourceHealth(
+        row, kind.title if kind else row.kind, _source_state(row, lag_s, isinstance(kind, PollSource)), lag_s
+    )
+
+
+def _source_state(row: Source, lag_s: float | None, polled: bool) -> str:
+    if not row.enabled:
+        return "off"
+    if (
+        row.last_error
+        and row.last_error_at
+        and (row.last_success_at is None or row.last_error_at > row.last_success_at)
+    ):
+        return "failing"
+    if polled:
+        return "late" if lag_s is None or lag_s > LATE_S else "ok"
+    return "silent" if lag_s is None else "ok"
+
+
+class Processes(msgspec.Struct, frozen=True):
+    """BytePort's processes of the last day by role; those not seen within a minute are `gone`."""
+
+    alive: Mapping[str, Sequence[Heartbeat]]
+    gone: Sequence[Heartbeat]
+
+    @property
+    def workers(self) -> Sequence[Heartbeat]:
+        return self.alive.get("worker", ())
+
+    @property
+    def watchers(self) -> Sequence[Heartbeat]:
+        return self.alive.get("watch", ())
+
+
+def processes() -> Processes:
+    """By PostgreSQL's clock, since it was PostgreSQL that stamped the beats."""
+    fresh = Q(seen_at__gt=Now() - timedelta(seconds=ALIVE_S))
+    beats = list(
+        Heartbeat.objects.annotate(fresh=Case(When(fresh, then=True), default=False)).order_by("process")[:200]
+    )
+    alive: dict[str, list[Heartbeat]] = {role: [] for role in ROLES}
+    for beat in beats:
+        if beat.fresh:
+            alive.setdefault(beat.role, []).append(beat)
+    return Processes(alive, [beat for beat in beats if not beat.fresh])
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """Tasks by where they stand, and the seconds for which the longest-waiting one has been due."""
+
+    ready: int
+    running: int
+    delayed: int
+    oldest_due_s: float
+
+
+def queue() -> Queue:
+    due, later = Q(visible_at__lte=Now()), Q(visible_at__gt=Now())
+    row = QueuedTask.objects.aggregate(
+        ready=Count("pk", filter=due),
+        running=Count("pk", filter=later & Q(attempts__gt=0)),
+        delayed=Count("pk", filter=later & Q(attempts=0)),
+        oldest=Now() - Min("visible_at", filter=due),
+    )
+    oldest = row.pop("oldest")
+    return Queue(**row, oldest_due_s=oldest.total_seconds() if oldest else 0.0)
+
+
+# --- the list
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """What the list is narrowed to, as its address says it."""
+
+    group: str = "open"
+    signal: str = ""
+    severity: str = ""
+    search: str = ""
+    before: int | None = None  # only incidents with a smaller id
+
+    @property
+    def narrows(self) -> bool:
+        return bool(self.signal or self.severity or self.search)
+
+
+class IncidentPage(msgspec.Struct, frozen=True):
+    """One page, newest first. `older`: continue before this id. `cut`: the window ended first."""
+
+    events: Sequence[SignalEvent]
+    older: int | None = None
+    cut: bool = False
+
+
+def incident_page(filters: Filters) -> IncidentPage:
+    """A keyset page by id. A narrowed list looks through `WINDOW` incidents at most."""
+    rows = SignalEvent.objects.all()
+    if statuses := GROUPS[filters.group]:
+        rows = rows.filter(status__in=statuses) if len(statuses) > 1 else rows.filter(status=statuses[0])
+    if filters.before is not None:
+        rows = rows.filter(pk__lt=filters.before)
+    if not filters.narrows:
+        return _cut_page(rows)
+    window = rows.order_by("-pk").values("pk")[:WINDOW]
+    page = _cut_page(_narrowed(SignalEvent.objects.filter(pk__in=window), filters))
+    return page if page.older else _with_window_end(page, window)
+
+
+def _cut_page(rows: QuerySet[SignalEvent]) -> IncidentPage:
+    found = list(rows.defer(*HEAVY).order_by("-pk")[: PAGE + 1])
+    return IncidentPage(found[:PAGE], found[PAGE - 1].pk if len(found) > PAGE else None)
+
+
+def _with_window_end(page: IncidentPage, window: QuerySet[SignalEvent, Any]) -> IncidentPage:
+    seen = SignalEvent.objects.filter(pk__in=window).aggregate(n=Count("pk"), last=Min("pk"))
+    return IncidentPage(page.events, seen["last"], cut=True) if seen["n"] == WINDOW else page
+
+
+def _narrowed(rows: QuerySet[SignalEvent], filters: Filters) -> QuerySet[SignalEvent]:
+    if filters.signal:
+        rows = rows.filter(signal=filters.signal)
+    if filters.severity:
+        rows = rows.filter(severity=filters.severity)
+    return rows.filter(_matches(filters.search)) if filters.search else rows
+
+
+def _matches(search: str) -> Q:
+    """By the resource's text, as it is kept (percent-encoded) or as people write it; or by number, `#12`."""
+    by_text = Q(resource__icontains=search) | Q(resource__icontains=quote(search, safe=""))
+    number = search.removeprefix("#")
+    return by_text | Q(pk=int(number)) if number.isascii() and number.isdigit() and len(number) < 19 else by_text
+
+
+# --- one incident
+
+
+class Round(msgspec.Struct, frozen=True):
+    """The verdicts of all gates at one moment."""
+
+    number: int
+    at: datetime
+    verdicts: Sequence[GateVerdict]
+
+    @property
+    def refusals(self) -> int:
+        return sum(not verdict.allowed for verdict in self.verdicts)
+
+
+class Record(msgspec.Struct, frozen=True):
+    """All that was written down about one incident. `cut`: a list has reached its limit."""
+
+    timeline: Sequence[TimelineEntry]
+    actions: Sequence[AgentAction]
+    samples: Sequence[VerificationSample]
+    rounds: Sequence[Round]  # the latest first
+    approval: Approval | None
+    cut: bool
+
+
+def record_of(event: SignalEvent) -> Record:
+    """Five queries, the latest `RECORD_LIMIT` rows of each kind, in their order."""
+    timeline = _latest(TimelineEntry.objects.filter(event=event))
+    actions = _latest(AgentAction.objects.filter(event=event))
+    samples = _latest(VerificationSample.objects.filter(event=event))
+    asked = Approval.objects.filter(event=event, plan_hash=event.plan_hash).first()
+    cut = max(len(timeline), len(actions), len(samples)) == RECORD_LIMIT
+    return Record(timeline, actions, samples, _rounds(event), asked, cut)
+
+
+def _latest(rows: QuerySet[M]) -> list[M]:
+    return list(rows.order_by("-pk")[:RECORD_LIMIT])[::-1]
+
+
+def _rounds(event: SignalEvent) -> list[Round]:
+    rows = GateVerdict.objects.filter(event=event).order_by("-round", "ordinal")[:RECORD_LIMIT]
+    grouped = ((number, list(verdicts)) for number, verdicts in groupby(rows, key=lambda row: row.round))
+    return [Round(number, verdicts[0].at, verdicts) for number, verdicts in grouped][:ROUNDS_LIMIT]
+
+
+# --- agent and runbooks
+
+
+class RunbookRow(msgspec.Struct, frozen=True):
+    runbook: Runbook
+    policy: RunbookPolicy
+
+
+def runbook_rows() -> list[RunbookRow]:
+    """Every runbook of the registry with its policy, or the defaults where none was set."""
+    kept = {policy.runbook: policy for policy in RunbookPolicy.objects.all()}
+    return [RunbookRow(each, kept.get(name) or default_policy(each)) for name, each in RUNBOOKS.items()]
+
+
+def looked_at_afresh(rows: Iterable[RunbookRow]) -> int:
+    """How many simulated incidents would be taken up again if the agent's dry-run were switched off now."""
+    live = [row.runbook.name for row in rows if not row.policy.dry_run]
+    return SignalEvent.objects.filter(status=Status.SIMULATED, runbook__in=live).count()
+
+
+def audit_trail(limit: int = 50) -> Sequence[AuditEntry]:
+    return list(AuditEntry.objects.order_by("-pk")[:limit])

@@ -1,0 +1,99 @@
+"""One incident: what happened, why, what was done about it; and the word of an operator on its plan."""
+
+from collections.abc import Sequence
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.utils.safestring import SafeString
+from django.views.decorators.http import require_POST, require_safe
+
+from byteport.core.clock import now
+from incidents import operate, queries, trend
+from incidents.record import clear_threshold
+from incidents.views.page import actor, carry_out, go_back, operators_only, show, signed_in
+from incidents.views.story import progress, story
+from runbooks.diagnose import runbook_for
+from runbooks.runbook import RUNBOOKS, Diagnosis, ManualStep
+from runbooks.stage import view_of
+from signals.models import SignalEvent, Status
+
+LIVELY_S, CALM_S = 3, 15  # seconds between two updates: while the loop is at it, and at rest
+AT_REST = (Status.ESCALATED, Status.SIMULATED, Status.AWAITING_APPROVAL)
+
+
+@require_safe
+@signed_in
+def incident(request: HttpRequest, pk: int) -> HttpResponse:
+    event = get_object_or_404(SignalEvent, pk=pk)
+    record, plan, diagnosis = (
+        queries.record_of(event),
+        queries.plan_kept(event),
+        queries.diagnosis_kept(event),
+    )
+    context = {
+        "event": event,
+        "record": record,
+        "plan": plan,
+        "diagnosis": diagnosis,
+        "stages": progress(event, record, plan),
+        "story": story(record),
+        "trend": drawn_trend(event),
+        "manual_steps": manual_steps(event, diagnosis),
+        "poll_s": poll_s(event),
+        "at": now(),
+    }
+    return show(request, "incident", context)
+
+
+def drawn_trend(event: SignalEvent) -> SafeString:
+    """The value's course from before detection to the end, or to now."""
+    points, marks = trend.points_of(event), trend.marks_of(event)
+    return trend.svg(points, threshold=event.threshold, clear=clear_threshold(event), marks=marks)
+
+
+def poll_s(event: SignalEvent) -> int:
+    """Seconds until an open page looks again; 0: the record is complete."""
+    if event.status == Status.RESOLVED and event.postmortem_final:
+        return 0
+    return CALM_S if event.status in AT_REST else LIVELY_S
+
+
+def manual_steps(event: SignalEvent, diagnosis: Diagnosis | None) -> Sequence[ManualStep]:
+    """What a person who has taken over could do, from the runbook; nothing while BytePort is at it."""
+    if event.status != Status.ESCALATED:
+        return ()
+    runbook = RUNBOOKS.get(event.runbook) or runbook_for(event.signal)
+    if runbook is None:
+        return ()
+    try:
+        return runbook.advise(view_of(event), diagnosis)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ()  # a record that is not as the runbook expects must not hide the rest of the page
+
+
+@require_POST
+@operators_only
+def approve(request: HttpRequest, pk: int) -> HttpResponse:
+    plan_hash = request.POST.get("plan_hash", "")
+    carry_out(
+        request,
+        lambda: operate.approve(pk, actor=actor(request), plan_hash=plan_hash),
+        f"You approved the plan of incident {pk}. BytePort goes on within seconds.",
+    )
+    return go_back(request, "incident", pk)
+
+
+@require_POST
+@operators_only
+def refuse(request: HttpRequest, pk: int) -> HttpResponse:
+    why, plan_hash = request.POST.get("why", "").strip(), request.POST.get("plan_hash", "")
+    if not why:
+        messages.error(request, "Say why you refuse the plan: it is what the next person reads.")
+        return go_back(request, "incident", pk)
+    carry_out(
+        request,
+        lambda: operate.refuse(pk, actor=actor(request), why=why, plan_hash=plan_hash),
+        f"You refused the plan of incident {pk}. It is handed to people now.",
+    )
+    return go_back(request, "incident", pk)
