@@ -1259,7 +1259,7 @@ def how_it_went(sweep: Sweep, result: Dict[str, Any]) -> Outcome:
 
 
 def in_mb(size: int) -> str:
-    return "%.1f MB" % (size / MB)
+    return "%.1f MB" % (size / 1_000_000)
 
 
 # --------------------------------------------------------------------------------------- journal of actions

@@ -149,9 +149,7 @@ def test_it_runs_on_python_3_8() -> None:
 
 def test_it_imports_the_standard_library_only() -> None:
     imports = [
-        node
-        for node in ast.walk(ast.parse(SOURCE.read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom)
+        node for node in ast.walk(ast.parse(SOURCE.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
     ]
     modules = {name.name for node in imports if isinstance(node, ast.Import) for name in node.names}
     modules |= {node.module or "" for node in imports if isinstance(node, ast.ImportFrom)}
@@ -171,9 +169,7 @@ def test_it_has_no_shell_and_removes_nothing_but_single_files() -> None:
         "rename",
         "replace_file",
     }
-    keywords = {
-        keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords
-    }
+    keywords = {keyword.arg for node in ast.walk(tree) if isinstance(node, ast.Call) for keyword in node.keywords}
     assert "shell" not in keywords
 
 
@@ -247,9 +243,7 @@ def test_it_can_be_piped_to_python_with_the_request_in_argv() -> None:
     argv = [sys.executable, "-I", "-S", "-", request]
     done = subprocess.run(argv, input=SOURCE.read_bytes(), capture_output=True, check=False)
     assert json.loads(done.stdout)["status"] == "done"
-    done = subprocess.run(
-        [*argv[:-1], "no base64!"], input=SOURCE.read_bytes(), capture_output=True, check=False
-    )
+    done = subprocess.run([*argv[:-1], "no base64!"], input=SOURCE.read_bytes(), capture_output=True, check=False)
     assert done.returncode == 2
 
 
@@ -318,9 +312,7 @@ def test_usage_is_what_df_says(house: House) -> None:
 
 
 def test_mount_points_are_unescaped_and_split_at_line_ends_only() -> None:
-    line = (
-        "36 35 98:0 /x /mnt/a\\040b\\011c\\134\u2028d rw,noatime shared:2 master:1 - ext3 /dev/a\\040b rw,x=y"
-    )
+    line = "36 35 98:0 /x /mnt/a\\040b\\011c\\134\u2028d rw,noatime shared:2 master:1 - ext3 /dev/a\\040b rw,x=y"
     [mount] = hostctl.parse_mounts(line + "\n\nnonsense\n")
     assert mount == hostctl.Mount(36, "98:0", "/mnt/a b\tc\\\u2028d", "ext3", "/dev/a b", False)
     assert hostctl.parse_mounts("1 0 8:1 / / ro - ext4 x rw")[0].read_only
@@ -489,9 +481,7 @@ def the_marker_is(text: str) -> Callable[[House], None]:
         the_marker_is(" " * 70_000),
     ],
 )
-def test_a_volume_that_is_not_beyond_doubt_ours_is_no_drill(
-    house: House, spoil: Callable[[House], None]
-) -> None:
+def test_a_volume_that_is_not_beyond_doubt_ours_is_no_drill(house: House, spoil: Callable[[House], None]) -> None:
     house.drill()
     house.file("drill/abcd1234/tmp/old", days=9)
     spoil(house)
@@ -763,9 +753,7 @@ def test_without_a_runtime_the_step_is_skipped(house: House) -> None:
     assert "neither docker nor crictl" in answer["reason"]
 
 
-def test_a_program_that_does_not_end_is_killed_with_its_children(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_that_does_not_end_is_killed_with_its_children(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hostctl, "ASK_S", 0.3)
     house.program("docker", f"sleep 60 & echo $! > {house.base}/child\nwait")
     began = time.monotonic()
@@ -1052,9 +1040,7 @@ def as_user(home: Path, request: dict[str, Any]) -> dict[str, Any]:
             pytest.skip("there is no Python that the user nobody could run")
     argv = [python, "-I", "-S", "-", base64.b64encode(json.dumps(request).encode()).decode()]
     env = {"HOME": str(home), "BYTEPORT_HOSTCTL_PATH": "/nonexistent"}
-    done = subprocess.run(
-        argv, input=SOURCE.read_bytes(), capture_output=True, check=True, env=env, cwd="/", **options
-    )
+    done = subprocess.run(argv, input=SOURCE.read_bytes(), capture_output=True, check=True, env=env, cwd="/", **options)
     return json.loads(done.stdout)
 
 
@@ -1109,9 +1095,7 @@ def test_a_user_is_told_what_they_may_not_delete_dry_or_not(users_home: Path) ->
 
 def test_a_caller_that_went_away_does_not_stop_it(house: House) -> None:
     """SIGHUP and SIGINT, as a closed terminal or Ctrl-C send them, are not heard."""
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(SOURCE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-I", "-S", str(SOURCE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     wait_for(lambda: "SigIgn" in Path(f"/proc/{process.pid}/status").read_text())
 
     def ignores_both() -> bool:

@@ -157,12 +157,8 @@ def to_a_folder(house: House, path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize(
-    "swap", [to_a_link, to_a_hard_link, to_a_young_file, to_another_old_file, to_a_folder]
-)
-def test_a_file_swapped_after_it_was_listed_is_left(
-    house: House, swap: Callable[[House, Path], None]
-) -> None:
+@pytest.mark.parametrize("swap", [to_a_link, to_a_hard_link, to_a_young_file, to_another_old_file, to_a_folder])
+def test_a_file_swapped_after_it_was_listed_is_left(house: House, swap: Callable[[House, Path], None]) -> None:
     victim = house.file("victim/old", days=9)
     target = house.file("tmp/target", days=9)
 
@@ -521,9 +517,7 @@ def test_nothing_but_eligible_files_ever_disappears(things: list[tuple[Any, ...]
         top = house.log if which == "log" else house.tmp
         plain = plant(top, victim.parent / "old.gz", things)
         if which == "log":
-            eligible = {
-                path for path, (_, written) in plain.items() if path.name.endswith(".gz") and written > 7
-            }
+            eligible = {path for path, (_, written) in plain.items() if path.name.endswith(".gz") and written > 7}
         else:
             spared = hostctl.UNUSED_TMP.spared
             eligible = {
@@ -538,9 +532,7 @@ def test_nothing_but_eligible_files_ever_disappears(things: list[tuple[Any, ...]
         wet = house.run(verb, action_id="a")["result"]
         after = snapshot(house.base)
         for folder in ("actions", "memory"):
-            after = {
-                path: found for path, found in after.items() if not path.startswith(str(house.base / folder))
-            }
+            after = {path: found for path, found in after.items() if not path.startswith(str(house.base / folder))}
         assert set(before) - set(after) == {str(path) for path in eligible}
         # Folders change their times when something in them goes; nothing else changes at all.
         changed = {path for path in after if path in before and after[path] != before[path]}

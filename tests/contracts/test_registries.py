@@ -1,0 +1,62 @@
+"""What holds for every source, runbook, action and drill there is, also for one that comes tomorrow."""
+
+import inspect
+
+import pytest
+
+from byteport.drills.drill import DRILLS, Drill
+from runbooks.action import ACTIONS, Action
+from runbooks.runbook import RUNBOOKS, Runbook
+from signals.catalog import CATALOG
+from signals.source import SOURCES, PollSource, WebhookSource
+
+
+@pytest.mark.parametrize("name", list(SOURCES))
+def test_a_source_keeps_its_contract(name):
+    source = SOURCES[name]
+    assert isinstance(source, PollSource | WebhookSource)
+    assert source.name == name
+    assert source.title
+
+
+@pytest.mark.parametrize("name", list(RUNBOOKS))
+def test_a_runbook_keeps_its_contract(name):
+    runbook = RUNBOOKS[name]
+    assert isinstance(runbook, Runbook)
+    assert runbook.signal in CATALOG
+    assert set(runbook.actions) <= set(ACTIONS), "it names an action that does not exist"
+    assert runbook.verify_deadline_s >= 30
+    assert runbook.cooldown_s > 0
+
+
+def test_no_two_runbooks_treat_the_same_signal():
+    signals = [runbook.signal for runbook in RUNBOOKS.values()]
+    assert len(signals) == len(set(signals))
+
+
+@pytest.mark.parametrize("name", list(RUNBOOKS))
+def test_a_runbook_is_described_for_its_users(name, request):
+    page = request.config.rootpath / "docs" / "runbooks" / f"{name}.md"
+    assert page.read_text(encoding="utf-8").startswith(f"# {name}\n")
+
+
+@pytest.mark.parametrize("name", list(RUNBOOKS))
+def test_what_decides_in_a_runbook_cannot_reach_what_reads(name):
+    """`diagnose`, `plan`, `judge` and `advise` are functions of data: their code names no client."""
+    for method in ("diagnose", "plan", "judge", "advise"):
+        names = inspect.unwrap(getattr(type(RUNBOOKS[name]), method)).__code__.co_names
+        assert not {"read", "transport_for", "is_reachable", "subprocess", "open"} & set(names)
+
+
+@pytest.mark.parametrize("name", list(ACTIONS))
+def test_an_action_keeps_its_contract(name):
+    action = ACTIONS[name]
+    assert isinstance(action, Action)
+    assert action.permissions
+    assert all(": " in permission for permission in action.permissions)
+
+
+@pytest.mark.parametrize("name", list(DRILLS))
+def test_a_drill_keeps_its_contract(name):
+    assert isinstance(DRILLS[name], Drill)
+    assert name in CATALOG

@@ -1,0 +1,119 @@
+"""cleanup_logs' decisions, which are pure; what it does to a real file system is in tests/runbooks/test_hostctl*.py
+and tests/crash, and the whole of it in tests/byteport/test_drill.py."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from byteport.core.resource import ResourceRef
+from runbooks.library.cleanup_logs import RUNBOOK, mount_of, opt_in_of
+from runbooks.runbook import CannotPlan, Diagnosis, EventView, Look, Plan, Timing
+from signals.reading import Reading
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+TIMING = Timing(verify_delay_s=30, verify_interval_s=10, verify_deadline_s=120, good_samples=3, clear=80)
+SURVEY: dict[str, Any] = {
+    "journal": {"bytes": 900_000_000, "reason": ""},
+    "rotated_logs": {"would_delete": {"files": 12, "bytes": 3_000_000_000}},
+    "tmp": {"would_delete": {"files": 2, "bytes": 5_000_000}},
+    "biggest_files": [{"path": "app.log", "bytes": 7_000_000}],
+    "deleted_open": {"files": 0, "bytes": 0, "top": []},
+}
+
+
+def event(mount: str = "/var") -> EventView:
+    return EventView(
+        id=1, signal="disk_pressure", resource=ResourceRef("host", "web-1", "mount", mount), detail="",
+        severity="warning", value=91.0, threshold=85.0, detected_at=NOW, source="host",
+    )  # fmt: skip
+
+
+def facts(mount: str = "/var", mounts: tuple[str, ...] = ("/", "/var"), **survey: Any) -> dict[str, Any]:
+    line = {
+        "mount": mount, "device": "/dev/sda2", "fstype": "ext4", "percent": 91.0, "total_bytes": 10**10,
+        "used_bytes": 9_100_000_000,
+    }  # fmt: skip
+    return {"mount": line, "mounts": list(mounts), "survey": {**SURVEY, **survey}}
+
+
+def diagnosed(**more: Any) -> Diagnosis:
+    return RUNBOOK.diagnose(event(), facts(**more))
+
+
+def plan_for(mount: str, *mounts: str) -> Plan | CannotPlan:
+    return RUNBOOK.plan(event(mount), RUNBOOK.diagnose(event(mount), facts(mount, mounts)), TIMING)
+
+
+def test_all_four_steps_are_planned_where_everything_lies_on_one_mount():
+    plan = plan_for("/", "/")
+    assert isinstance(plan, Plan)
+    assert [step.key for step in plan.steps] == ["journal", "rotated_logs", "containers", "tmp"]
+    assert {step.action for step in plan.steps} <= set(RUNBOOK.actions)
+
+
+def test_only_what_frees_space_on_the_full_mount_is_planned():
+    plan = plan_for("/var", "/", "/var", "/var/lib/docker")
+    assert isinstance(plan, Plan)
+    assert [step.key for step in plan.steps] == ["journal", "rotated_logs"]
+
+
+def test_a_mount_that_holds_nothing_it_may_clean_is_handed_over():
+    plan = plan_for("/srv", "/", "/srv")
+    assert isinstance(plan, CannotPlan)
+    assert "/srv on web-1" in plan.reason
+
+
+def test_a_mount_that_is_gone_is_handed_over():
+    gone = {**facts(), "mount": None}
+    assert isinstance(RUNBOOK.plan(event(), RUNBOOK.diagnose(event(), gone), TIMING), CannotPlan)
+
+
+def test_the_evidence_says_what_was_seen_and_the_inference_is_called_a_guess():
+    diagnosis = diagnosed()
+    text = " ".join(diagnosis.evidence)
+    for fact in ("91.0 % full", "12 rotated logs", "3.0 GB", "900.0 MB", "app.log"):
+        assert fact in text
+    assert not diagnosis.confident
+
+
+def test_deleted_files_that_are_held_open_are_named_as_the_likely_cause():
+    held = {"files": 1, "bytes": 8_000_000_000, "top": [{"pid": 7, "comm": "java", "path": "/var/x", "bytes": 8}]}
+    diagnosis = diagnosed(deleted_open=held)
+    assert "held open" in diagnosis.inference
+    assert "java (7)" in " ".join(diagnosis.evidence)
+
+
+@pytest.mark.parametrize(
+    ("value", "look", "hopeless"),
+    [(79.9, Look.GOOD, False), (80.0, Look.BAD, False), (94.9, Look.BAD, False), (95.0, Look.BAD, True)],
+)
+def test_a_look_is_good_below_80_and_hopeless_from_95_on(value, look, hopeless):
+    reading = Reading(signal="disk_pressure", resource=event().resource, at=NOW, value=value)
+    judged = RUNBOOK.judge(event(), reading, TIMING)
+    assert (judged.look, judged.hopeless) == (look, hopeless)
+
+
+def test_no_reading_is_inconclusive():
+    assert RUNBOOK.judge(event(), None, TIMING).look is Look.INCONCLUSIVE
+
+
+def test_the_opt_in_needs_its_very_word():
+    for words, given in ((["disk"], True), (["memory", "disk"], True), (["disks"], False), ([], False)):
+        assert opt_in_of({"words": words, "present": True}, event().resource, "disk").given is given
+
+
+def test_the_opt_in_says_how_to_give_it_and_keeps_the_words_that_are_there():
+    remedy = opt_in_of({"words": ["memory"], "present": True}, event().resource, "disk").remedy
+    assert "byteport.io/auto-remediate: memory,disk" in remedy
+
+
+def test_the_manual_steps_quote_hostile_names():
+    steps = RUNBOOK.advise(event("/x; rm -rf ~"), None)
+    assert len(steps) == 3
+    assert all("'/x; rm -rf ~'" in step.command for step in steps)
+
+
+def test_a_folder_lies_on_the_longest_mount_point_above_it():
+    assert mount_of("/var/log", ["/", "/var", "/var/lo"]) == "/var"
+    assert mount_of("/var/log", ["/srv"]) is None
