@@ -1,12 +1,24 @@
 """What is known of each source's health, and the configuration that a source is called with."""
 
+import threading
+import time
 from datetime import datetime
 
+import structlog
+from django.db import DatabaseError
 from django.db.models import F
 
 from byteport.sealing import unseal
 from signals.models import Source
 from signals.source import SourceConfig
+
+log = structlog.get_logger()
+
+NOTE_EVERY_S = 1.0  # webhooks that call at the same time do not queue up for their source's row
+
+_lock = threading.Lock()
+_next_note: dict[str, float] = {}  # by slug, on the monotonic clock
+_unnoted: dict[str, int] = {}  # readings that came in between
 
 
 def config_of(row: Source) -> SourceConfig:
@@ -20,6 +32,21 @@ def succeeded(slug: str, *, at: datetime, readings: int, latest: datetime | None
     Source.objects.filter(slug=slug).update(
         last_success_at=at, last_error="", readings_total=F("readings_total") + readings, **fields
     )
+
+
+def called(slug: str, *, at: datetime, readings: int, latest: datetime | None) -> None:
+    """Notes that a webhook has called, about once a second in this process. What it brought is safe already, so a
+    database that goes away now is no reason to have it sent again."""
+    with _lock:
+        _unnoted[slug] = _unnoted.get(slug, 0) + readings
+        if time.monotonic() < _next_note.get(slug, float("-inf")):
+            return
+        _next_note[slug] = time.monotonic() + NOTE_EVERY_S
+        readings = _unnoted.pop(slug)
+    try:
+        succeeded(slug, at=at, readings=readings, latest=latest)
+    except DatabaseError as error:
+        log.warning("a source's health could not be noted", source=slug, error=str(error).strip())
 
 
 def failed(slug: str, *, at: datetime, error: str) -> None:

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
+from math import isfinite
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -121,7 +122,7 @@ def ingest(readings: Iterable[Reading]) -> Ingested:
     if not by_series:
         return Ingested(why={Why.FROM_THE_FUTURE: from_the_future} if from_the_future else {})
     known_rules = rules()
-    with transaction.atomic():
+    with transaction.atomic(), connection.wrap_database_errors:
         connection.ensure_connection()
         cursor = psycopg.Cursor(connection.connection)  # server-side parameters: arrays travel as they are
         batch = _judge(by_series, _locked_tracks(cursor, by_series), known_rules)
@@ -231,9 +232,14 @@ def _event_row(key: str, firing: _Firing) -> tuple[Any, ...]:
     reading, resource = firing.reading, firing.reading.resource
     return (
         key, reading.signal, str(resource), resource.fleet, resource.neighbourhood, resource.unit, reading.detail,
-        reading.source, firing.routed.severity.value, reading.value, firing.rule.threshold,
+        reading.source, firing.routed.severity.value, reading.value, _stored(firing.rule.threshold),
         msgspec.json.encode(reading.labels).decode(), reading.at, reading.at, now(),
     )  # fmt: skip
+
+
+def _stored(threshold: float) -> float | None:
+    """An infinite threshold is none."""
+    return threshold if isfinite(threshold) else None
 
 
 def _opening_line(firing: _Firing) -> str:

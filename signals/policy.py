@@ -1,6 +1,7 @@
 """Which thresholds apply: the operator's policies, or the catalog's defaults, kept for a few seconds."""
 
 import time
+from math import inf
 
 import msgspec
 
@@ -11,8 +12,8 @@ from signals.router import Rule
 
 CACHE_S = 2.0
 DRILL_SUSTAIN_S = 2.0  # a drill shows the whole loop within a minute
-# For what no catalog entry describes: its sender has judged it, BytePort only keeps and shows it.
-UNLISTED = Rule(threshold=0, critical=float("inf"), clear=0, sustain_s=0, max_gap_s=90)
+# For what no catalog entry describes: BytePort has no threshold for it, so only its sender's own word counts.
+UNLISTED = Rule(threshold=inf, critical=inf, clear=-inf, sustain_s=0, max_gap_s=90)
 
 _cache: tuple[float, dict[str, Rule]] = (float("-inf"), {})
 

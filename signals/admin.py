@@ -1,0 +1,192 @@
+"""The admin of DETECT: sources, series, webhook deliveries."""
+
+import secrets
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import transaction
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from unfold.decorators import action
+from unfold.enums import ActionVariant
+
+from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, choice_filter, column
+from byteport.sealing import seal
+from byteport.snapshot import snapshot
+from signals.models import Sample, Series, Source, WebhookDelivery, signal_names, source_kinds
+from signals.source import SOURCES, WebhookSource
+
+HEALTH = ("last_success_at", "last_reading_at", "readings_total", "last_error_at", "last_error", "created_at")
+SAMPLES_SHOWN = 30
+SHOW_ONCE = "byteport_secret"  # the attribute of a request that carries a new secret to its one reply
+
+
+def webhook_of(source: Source) -> WebhookSource | None:
+    """What speaks for a source that calls BytePort; None for one that BytePort asks."""
+    known = SOURCES.get(source.kind)
+    return known if isinstance(known, WebhookSource) else None
+
+
+def source_slugs() -> list[tuple[str, str]]:
+    return [(slug, slug) for slug in Source.objects.values_list("slug", flat=True)[:200]]
+
+
+class SourceForm(FreshForm):
+    def clean_options(self) -> dict[str, Any]:
+        options = self.cleaned_data["options"]
+        if not isinstance(options, dict):
+            raise ValidationError('Write a JSON object, e.g. {"region": "eu-central-1"}, or {} for none.')
+        return options
+
+
+@admin.register(Source)
+class SourceAdmin(AuditedAdmin):
+    """Where readings come from. A webhook's secret is shown once, in the reply that makes it, and kept encrypted."""
+
+    form = SourceForm
+    audit_noun = "source"
+    list_display = ("slug", "kind", "enabled", "health", "last_success_at", "readings_total")
+    list_filter = ("enabled", choice_filter("kind", "kind", source_kinds))
+    list_filter_submit = True
+    search_fields = ("slug",)
+    actions_detail = ("new_secret",)
+    readonly_fields = ("address", *HEALTH)
+    fieldsets = (
+        (None, {"fields": ("slug", "kind", "enabled", "options", "address")}),
+        (
+            "Health",
+            {"fields": HEALTH, "description": "Written by BytePort each time that the source is read or calls."},
+        ),
+    )
+    add_fieldsets = ((None, {"fields": ("slug", "kind", "enabled", "options")}),)
+
+    @column("Health", label={"ok": "success", "failing": "danger", "off": "warning", "silent": "info"})
+    def health(self, obj: Source) -> str:
+        if not obj.enabled:
+            return "off"
+        if obj.last_error_at and (obj.last_success_at is None or obj.last_error_at > obj.last_success_at):
+            return "failing"
+        return "ok" if obj.last_success_at else "silent"
+
+    @column("Address")
+    def address(self, obj: Source) -> str:
+        return address_of(obj) if webhook_of(obj) else "BytePort asks this source by itself."
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Source | None = None) -> tuple[str, ...]:
+        """Events and senders know a source by its slug, so that it stays."""
+        return (*self.readonly_fields, "slug", "kind") if obj else self.readonly_fields
+
+    def has_delete_permission(self, request: HttpRequest, obj: Source | None = None) -> bool:
+        """The hosts' own source can be switched off, and would be made again if it were missing."""
+        return bool(super().has_delete_permission(request, obj)) and not (obj and obj.slug == "host")
+
+    @transaction.atomic
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        if not change and webhook_of(obj):
+            setattr(request, SHOW_ONCE, renew(obj))
+        super().save_model(request, obj, form, change)
+
+    def response_add(self, request: HttpRequest, obj: Source, post_url_continue: str | None = None) -> HttpResponse:
+        """A new webhook's secret goes into this one reply: neither into a cookie nor into the session."""
+        secret = getattr(request, SHOW_ONCE, "")
+        if secret:
+            return self._show_secret(request, obj, secret)
+        reply: HttpResponse = super().response_add(request, obj, post_url_continue)
+        return reply
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        source = Source.objects.filter(pk=object_id).first()
+        return super().get_actions_detail(request, object_id) if source and webhook_of(source) else []
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Make a new secret",
+        url_path="new-secret",
+        permissions=["change"],
+        icon="key",
+        variant=ActionVariant.DANGER,
+    )
+    def new_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Asks first, on GET; makes and shows it on POST."""
+        source = Source.objects.filter(pk=object_id).first()
+        if source is None or webhook_of(source) is None:
+            raise Http404
+        if not self.has_change_permission(request, source):
+            raise PermissionDenied
+        if request.method != "POST":
+            return self._secret_page(request, source, {"secret": ""})
+        return self._show_secret(request, source, self._renewed(request, source.pk))
+
+    @transaction.atomic
+    def _renewed(self, request: HttpRequest, pk: int) -> str:
+        source = Source.objects.select_for_update().get(pk=pk)
+        before, secret = snapshot(source), renew(source)
+        source.save(update_fields=["sealed_secret"])
+        self.record(request, "new secret", source, before, snapshot(source))
+        return secret
+
+    def _show_secret(self, request: HttpRequest, source: Source, secret: str) -> HttpResponse:
+        webhook = webhook_of(source)
+        assert webhook is not None
+        url = address_of(source)
+        return self._secret_page(request, source, {"secret": secret, "snippet": webhook.snippet(url, secret)})
+
+    def _secret_page(self, request: HttpRequest, source: Source, shown: dict[str, Any]) -> HttpResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Secret of {source.slug}",
+            "opts": self.opts,
+            "source": source,
+            "address": address_of(source),
+            "back": reverse("admin:signals_source_change", args=[source.pk]),
+            **shown,
+        }
+        return TemplateResponse(request, "admin/signals/source/secret.html", context)
+
+
+def address_of(source: Source) -> str:
+    """Where a webhook is called."""
+    return f"{settings.PUBLIC_URL}/hooks/{source.slug}"
+
+
+def renew(source: Source) -> str:
+    """Gives the source a new secret and returns it; nobody can read it from the row."""
+    secret = secrets.token_urlsafe(32)
+    source.sealed_secret = seal(secret)
+    return secret
+
+
+@admin.register(Series)
+class SeriesAdmin(RecordAdmin):
+    """What is known of each signal of each resource, with its latest samples; those have no page of their own."""
+
+    list_display = ("signal", "what", "last_value", "last_at", "breach_since", "clear_since", "source")
+    list_filter = (
+        choice_filter("signal", "signal", signal_names),
+        choice_filter("source", "source", source_slugs),
+    )
+    search_fields = ("resource",)
+    search_help_text = "Part of a resource reference, e.g. web-1"
+    ordering = ("fingerprint",)
+    readonly_fields = ("samples",)
+
+    @column("Resource")
+    def what(self, obj: Series) -> str:
+        return obj.resource
+
+    @column("Latest samples")
+    def samples(self, obj: Series) -> str:
+        latest = Sample.objects.filter(fingerprint=obj.fingerprint).order_by("-at")[:SAMPLES_SHOWN]
+        return ", ".join(f"{sample.value:g} ({sample.at:%H:%M:%S})" for sample in latest) or "none"
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveryAdmin(RecordAdmin):
+    """The signed calls of the last half hour, kept so that a replay is refused."""
+
+    list_display = ("received_at", "source", "delivery_id")
+    list_select_related = ("source",)
+    list_filter = (choice_filter("source", "source__slug", source_slugs),)
+    search_fields = ("delivery_id__startswith",)

@@ -1,0 +1,7 @@
+"""The address of the webhooks. Whatever stands after `hooks/` is answered by the view, as a problem if need be."""
+
+from django.urls import path
+
+from signals.webhook import receive
+
+urlpatterns = [path("hooks/<path:slug>", receive, name="webhook")]

@@ -1,0 +1,202 @@
+"""`POST /hooks/<slug>`: how a webhook's call becomes readings.
+
+It is answered after commit: 202, or a problem document (RFC 9457), and then nothing was changed. The body is bounded
+before it is read, the sender proved before the body is looked into, and all of it lands in one transaction.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import structlog
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
+
+from byteport.core.clock import now
+from byteport.core.errors import Permanent
+from byteport.problem import ProblemError
+from signals import health
+from signals.ingest import Ingested, ingest
+from signals.models import Source
+from signals.reading import Reading
+from signals.source import SOURCES, MalformedError, SourceConfig, UnauthenticatedError, WebhookSource
+
+log = structlog.get_logger()
+
+LIMIT_BYTES = 1_048_576
+DRAIN_BYTES = 8_388_608  # of a body that is too large: read and dropped, or its sender would see no answer
+CHUNK_BYTES = 65_536
+RETRY_AFTER_S = 5
+DETAIL_CHARS = 500
+
+_SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_JSON = re.compile(r"(?:application|text)/(?:[\w.+-]+\+)?json\b", re.IGNORECASE)
+
+# The source's row is held, so that it cannot be deleted before its delivery is committed.
+KEEP_DELIVERY = """
+    INSERT INTO webhook_deliveries (source_id, delivery_id) SELECT id, %s FROM sources WHERE id = %s FOR KEY SHARE
+    ON CONFLICT DO NOTHING"""
+
+
+class _Stream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+@csrf_exempt
+def receive(request: HttpRequest, slug: str) -> HttpResponse:
+    """Takes one call of a webhook."""
+    try:
+        return JsonResponse(_take(request, slug), status=HTTPStatus.ACCEPTED)
+    except ProblemError as problem:
+        refusal = problem
+    except (DatabaseError, InterfaceError) as error:
+        refusal = _unavailable(error)
+    log.warning(
+        "webhook refused",
+        source=slug[:64],
+        status=refusal.status.value,
+        reason=refusal.reason[:DETAIL_CHARS],
+        instance=refusal.instance,
+    )
+    return refusal.response()
+
+
+def _take(request: HttpRequest, slug: str) -> dict[str, Any]:
+    _require_post(request)
+    body = _body(request)
+    row, source = _source(slug)
+    config, at = _config(row), now()
+    delivery_id = _authenticate(source, config, request, body, at)
+    _require_json(request, body)
+    readings = _parse(source, config, body, at)
+    ingested = _keep(row, delivery_id, readings)
+    latest = max((min(reading.at, at) for reading in readings), default=None)  # no clock is trusted beyond now
+    health.called(row.slug, at=at, readings=len(readings), latest=latest)
+    return {
+        "accepted": len(readings),
+        "opened": ingested.opened,
+        "cleared": ingested.cleared,
+        "why": ingested.why,
+    }
+
+
+def _require_post(request: HttpRequest) -> None:
+    if request.method != "POST":
+        detail = "A webhook is called with POST; this address has nothing to read. See docs/webhooks.md."
+        raise ProblemError(HTTPStatus.METHOD_NOT_ALLOWED, detail, headers={"Allow": "POST"})
+
+
+def _body(request: HttpRequest) -> bytes:
+    """The raw body, whether its length was announced or it comes in chunks; with neither there is none."""
+    announced = request.META.get("CONTENT_LENGTH") or "0"
+    if not _LENGTH.fullmatch(announced):
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "Content-Length is not a number of bytes.")
+    stream = _chunked(request) or request
+    try:
+        body = _read(stream, LIMIT_BYTES + 1) if int(announced) <= LIMIT_BYTES else None
+        if body is None or len(body) > LIMIT_BYTES:
+            _drain(stream)
+            detail = f"The body may have {LIMIT_BYTES:,} bytes at most. Send it in parts."
+            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+    except OSError as error:
+        detail = "The body could not be read to its end."
+        raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason=f"{detail} {type(error).__name__}") from error
+    return body
+
+
+def _chunked(request: HttpRequest) -> _Stream | None:
+    """What to read a chunked body from, since Django itself reads none without a length. None where it has one."""
+    if "chunked" not in request.headers.get("Transfer-Encoding", "").lower():
+        return None
+    if not request.META.get("wsgi.input_terminated"):  # the server would not say where it ends
+        raise ProblemError(HTTPStatus.LENGTH_REQUIRED, "Say how long the body is, with Content-Length.")
+    stream: _Stream = request.META["wsgi.input"]
+    return stream
+
+
+def _read(stream: _Stream, most: int) -> bytes:
+    parts: list[bytes] = []
+    while most > 0 and (part := stream.read(min(CHUNK_BYTES, most))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
+
+
+def _drain(stream: _Stream) -> None:
+    left = DRAIN_BYTES
+    while left > 0 and (part := stream.read(CHUNK_BYTES)):
+        left -= len(part)
+
+
+def _source(slug: str) -> tuple[Source, WebhookSource]:
+    row = Source.objects.filter(slug=slug, enabled=True).first() if _SLUG.fullmatch(slug) else None
+    source = SOURCES.get(row.kind) if row else None
+    if row is None or not isinstance(source, WebhookSource):
+        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no webhook at this address, or it is switched off.")
+    return row, source
+
+
+def _config(row: Source) -> SourceConfig:
+    try:
+        return health.config_of(row)
+    except Permanent as error:
+        raise _not_kept(str(error)) from error
+
+
+def _authenticate(
+    source: WebhookSource, config: SourceConfig, request: HttpRequest, body: bytes, at: datetime
+) -> str | None:
+    try:
+        return source.authenticate(config, request.headers, body, at)
+    except UnauthenticatedError as error:
+        detail = (
+            "The call does not prove who sent it. Check the secret, that the signature is over the timestamp and the"
+            " very bytes of the body, and the sender's clock. BytePort's log has the reason."
+        )
+        challenge = {"WWW-Authenticate": 'Bearer realm="webhook"'}
+        raise ProblemError(HTTPStatus.UNAUTHORIZED, detail, reason=str(error), headers=challenge) from error
+
+
+def _require_json(request: HttpRequest, body: bytes) -> None:
+    """A wrong Content-Type on what looks like JSON is forgiven: `curl -d` sends one."""
+    if not _JSON.match(request.content_type or "application/json") and body.lstrip()[:1] not in (b"{", b"["):
+        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send JSON, with Content-Type: application/json.")
+
+
+def _parse(source: WebhookSource, config: SourceConfig, body: bytes, at: datetime) -> Sequence[Reading]:
+    try:
+        return source.parse(config, body, at)
+    except MalformedError as error:
+        raise ProblemError(HTTPStatus.BAD_REQUEST, str(error)[:DETAIL_CHARS]) from error
+
+
+def _keep(row: Source, delivery_id: str | None, readings: Sequence[Reading]) -> Ingested:
+    """All of it, or nothing: a delivery that could not be ingested can be sent again."""
+    with transaction.atomic():
+        if delivery_id is not None and not _is_new(row, delivery_id):
+            detail = "This very call was received before and has been dealt with. To repeat it, sign it afresh."
+            raise ProblemError(HTTPStatus.CONFLICT, detail)
+        return ingest(readings)
+
+
+def _is_new(row: Source, delivery_id: str) -> bool:
+    """Keeps the delivery's id. A twin that arrives at the same time waits here until the first one is committed."""
+    with connection.cursor() as cursor:
+        cursor.execute(KEEP_DELIVERY, [delivery_id, row.pk])
+        return bool(cursor.rowcount)
+
+
+def _unavailable(error: DatabaseError | InterfaceError) -> ProblemError:
+    if not isinstance(error, OperationalError | InterfaceError):
+        log.error("a webhook's readings could not be kept", exc_info=error)
+    return _not_kept(" ".join(str(error).split()))
+
+
+def _not_kept(reason: str) -> ProblemError:
+    detail = "BytePort cannot keep it at the moment, and has kept nothing of it. Send it again."
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, reason=reason, headers=headers)
