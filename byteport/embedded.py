@@ -541,9 +541,7 @@ def _make_own_dir(place: Place, path: Path) -> None:
         os.chown(path, owner, -1, follow_symlinks=False)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or stat.S_IMODE(found.st_mode) & 0o077:
-        raise EmbeddedPostgresError(
-            f"{path} is not a private folder of user id {owner}. Remove it and try again."
-        )
+        raise EmbeddedPostgresError(f"{path} is not a private folder of user id {owner}. Remove it and try again.")
 
 
 def _forget_reused_pid(place: Place) -> None:

@@ -87,11 +87,7 @@ class User:
 
 def python(program: str, *arguments: str, user: str | None = None, **env: str) -> subprocess.Popen[str]:
     """Our Python in a session of its own, as another user if wanted."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("DATABASE_URL", "BYTEPORT_"))
-    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_URL", "BYTEPORT_"))}
     return subprocess.Popen(
         [sys.executable, "-c", BEGIN + program, *arguments],
         stdin=subprocess.PIPE,
@@ -211,9 +207,7 @@ def test_the_role_owns_its_database_and_is_no_superuser(state: Path) -> None:
 
 def test_data_is_safe_from_a_power_cut_and_from_bad_disks(state: Path) -> None:
     with embedded.running(state) as server, psycopg.connect(server.superuser_dsn) as connection:
-        shown = {
-            name: connection.execute(f"SHOW {name}").fetchone()[0] for name in ("fsync", "data_checksums")
-        }
+        shown = {name: connection.execute(f"SHOW {name}").fetchone()[0] for name in ("fsync", "data_checksums")}
     assert shown == {"fsync": "on", "data_checksums": "on"}
 
 
@@ -329,9 +323,7 @@ def test_a_half_made_database_is_made_again(fresh: Path) -> None:
     killed.end_by(signal.SIGKILL)
     assert not embedded.status(fresh).data.exists()
     with embedded.running(fresh) as server, psycopg.connect(server.superuser_dsn) as connection:
-        assert connection.execute(
-            "SELECT count(*) FROM pg_database WHERE datname = 'byteport'"
-        ).fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM pg_database WHERE datname = 'byteport'").fetchone() == (1,)
 
 
 def test_a_dead_servers_pid_that_is_now_another_programs_is_no_obstacle(
@@ -410,9 +402,7 @@ def test_a_full_disk_is_named_as_the_cause(tmp_path: Path) -> None:
 
 
 @as_root
-def test_a_copied_state_folder_gets_a_database_of_its_own_and_a_moved_one_keeps_it(
-    state: Path, tmp_path: Path
-) -> None:
+def test_a_copied_state_folder_gets_a_database_of_its_own_and_a_moved_one_keeps_it(state: Path, tmp_path: Path) -> None:
     copied, moved = tmp_path / "copied", tmp_path / "moved"
     shutil.copytree(state, copied)
     try:
@@ -476,9 +466,7 @@ def test_two_that_ask_at_once_get_the_same_secret_key(tmp_path: Path) -> None:
         ("up", True),
     ],
 )
-def test_only_commands_that_need_a_database_start_one(
-    line: str, wanted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_commands_that_need_a_database_start_one(line: str, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATABASE_URL", "DATABASE_URL_FILE"):
         monkeypatch.delenv(name, raising=False)
     assert embedded.needs_server(["manage.py", *line.split()]) is wanted

@@ -204,9 +204,7 @@ def test_a_delayed_task_is_not_early_and_at_most_a_poll_late(spawn_workers: Spaw
     assert 0.5 <= waited_s < 0.5 + queue.POLL_S + 1.0  # the last second is the machine's, were it busy
 
 
-def test_no_task_waits_behind_a_long_one_while_another_worker_is_idle(
-    spawn_workers: Spawn, tmp_path: Path
-) -> None:
+def test_no_task_waits_behind_a_long_one_while_another_worker_is_idle(spawn_workers: Spawn, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     gate.touch()
     spawn_workers(workers=1)
@@ -249,9 +247,7 @@ def test_a_failure_with_a_very_long_message_is_recorded_and_done(spawn_workers: 
 # --- what dies, and what goes on
 
 
-def test_a_task_whose_worker_was_killed_runs_again_after_its_lease(
-    spawn_workers: Spawn, tmp_path: Path
-) -> None:
+def test_a_task_whose_worker_was_killed_runs_again_after_its_lease(spawn_workers: Spawn, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     gate.touch()
     spawn_workers(lease_s=2)

@@ -1,0 +1,35 @@
+"""The rows that an operator expects to find in the admin, and the schedule of the sweep.
+
+A missing row means the product's defaults, so BytePort runs without them; and a row that is there is never touched.
+"""
+
+from django.db import connection, transaction
+from django_q.models import Schedule
+
+from incidents.policies import default_row
+from runbooks.models import AgentSettings, RunbookPolicy
+from runbooks.runbook import RUNBOOKS
+from signals.catalog import CATALOG
+from signals.models import SignalPolicy, Source
+
+SWEEP = "byteport.tasks.sweep"
+
+
+@transaction.atomic
+def plant() -> None:
+    """Adds what is missing. Quick when nothing is; any number of processes may do it at once."""
+    AgentSettings.objects.bulk_create([AgentSettings()], ignore_conflicts=True)
+    signals = [row for row in map(default_row, CATALOG) if isinstance(row, SignalPolicy)]
+    SignalPolicy.objects.bulk_create(signals, ignore_conflicts=True)
+    runbooks = [row for row in map(default_row, RUNBOOKS) if isinstance(row, RunbookPolicy)]
+    RunbookPolicy.objects.bulk_create(runbooks, ignore_conflicts=True)
+    Source.objects.bulk_create([Source(slug="host", kind="host")], ignore_conflicts=True)
+    _schedule_sweep()
+
+
+def _schedule_sweep() -> None:
+    """Once a minute. The table has no key of its own for this, so that one process at a time looks."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('byteport.seeds', 0))")
+    if not Schedule.objects.filter(func=SWEEP).exists():
+        Schedule.objects.create(name="sweep", func=SWEEP, schedule_type=Schedule.MINUTES, minutes=1)
