@@ -21,8 +21,8 @@ help: ## Lists the targets.
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
 	@echo '  Arguments for a command: make test ARGS="-k disk", make run ARGS="--port 8080"'
 
-setup: $(RUNTIME) ## Makes .venv with the exact requirements, and the database's tables.
-	@$(VENV_PYTHON) manage.py migrate --no-input
+setup: $(RUNTIME) ## Makes .venv with the exact requirements, the database and the first operator.
+	@$(VENV_PYTHON) manage.py up --setup-only
 
 run: $(RUNTIME) ## Runs all of BytePort on this machine until Ctrl-C.
 	@exec $(VENV_PYTHON) manage.py up $(ARGS)

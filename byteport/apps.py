@@ -3,6 +3,7 @@ from django.apps import AppConfig
 
 class BytePortConfig(AppConfig):
     name = "byteport"
+    verbose_name = "BytePort"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:

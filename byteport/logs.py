@@ -19,6 +19,11 @@ def mask_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict) 
     return event
 
 
+def _for_a_terminal() -> structlog.typing.Processor:
+    plain = structlog.dev.plain_traceback  # boxes around a traceback do not survive a prefix on each line
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=36, exception_formatter=plain)
+
+
 def logging_config(*, level: str, form: str) -> None:
     """Sends the standard library's loggers and structlog's to stderr in one form: "json", "console" or "auto"."""
     shared: list[structlog.typing.Processor] = [
@@ -32,9 +37,7 @@ def logging_config(*, level: str, form: str) -> None:
     ]
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=36)]
-        if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        [_for_a_terminal()] if console else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

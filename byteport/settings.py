@@ -124,6 +124,7 @@ Q_CLUSTER = {
     "retry": TASK_LEASE_S,
     "ack_failures": True,
     "max_attempts": 5,
+    "catch_up": False,  # after an outage the sweep runs once, not once for each minute that was missed
     "save_limit": -1,
     "bulk": 1,
     "queue_limit": 1,

@@ -145,27 +145,32 @@ def ineffective_loop(facts: Facts) -> Verdict:
 
 
 def budget(facts: Facts) -> Verdict:
-    spent = facts.budget
     if facts.resuming:
         return Verdict("budget", True, "Counted when the plan began.")
-    if spent.failing >= spent.storm_minimum and spent.failing * 100 > spent.known * spent.storm_percent:
-        reason = (
-            f"{spent.failing} of {spent.known} known fail at once: a common cause is likely,"
-            " and treating symptoms would hide it."
-        )
-        return Verdict("budget", False, reason, Then.ESCALATE)
-    if spent.last_hour >= spent.max_last_hour:
-        reason = f"The fleet's budget of {spent.max_last_hour} runs an hour is used up."
-        return Verdict("budget", False, reason, Then.ESCALATE)
-    if spent.neighbourhood_last_hour >= spent.max_neighbourhood_last_hour:
-        reason = (
-            f"The budget of {spent.max_neighbourhood_last_hour} runs an hour for this host or namespace is used up."
-        )
+    if facts.is_drill:
+        return Verdict("budget", True, "A drill counts in nobody's budget.")
+    spent = facts.budget
+    reason = _overspent(spent)
+    if reason:
         return Verdict("budget", False, reason, Then.ESCALATE)
     if spent.running >= spent.max_running:
         reason = f"The most that may run at once in this fleet ({spent.max_running}) are running."
         return Verdict("budget", False, reason, Then.WAIT)
     return Verdict("budget", True, "Within the budgets.")
+
+
+def _overspent(spent: Budget) -> str:
+    """Why a person has to look before anything more is done; empty when nobody has to."""
+    if spent.failing >= spent.storm_minimum and spent.failing * 100 > spent.known * spent.storm_percent:
+        return (
+            f"{spent.failing} of {spent.known} known fail at once: a common cause is likely,"
+            " and treating symptoms would hide it."
+        )
+    if spent.last_hour >= spent.max_last_hour:
+        return f"The fleet's budget of {spent.max_last_hour} runs an hour is used up."
+    if spent.neighbourhood_last_hour >= spent.max_neighbourhood_last_hour:
+        return f"The budget of {spent.max_neighbourhood_last_hour} runs an hour for this host or namespace is used up."
+    return ""
 
 
 def approval(facts: Facts) -> Verdict:

@@ -1,6 +1,7 @@
 """The tables of DIAGNOSE, ACT and VERIFY: settings, policies, gates' verdicts, approvals, actions, samples."""
 
 import pgtrigger
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models.functions import Now
@@ -81,11 +82,15 @@ class RunbookPolicy(models.Model):
     needs_approval = models.BooleanField(default=False, help_text="On: every plan waits until a person approves it.")
     cooldown_s = models.PositiveIntegerField(help_text="Seconds between two runs on the same resource, at least.")
     verify_delay_s = models.PositiveIntegerField(
-        default=30, help_text="Seconds after the last action until the signal is looked at again (30 to 120)."
+        default=30,
+        validators=[MinValueValidator(30), MaxValueValidator(120)],
+        help_text="Seconds after the last action until the signal is looked at again (30 to 120).",
     )
-    verify_interval_s = models.PositiveIntegerField(default=10, help_text="Seconds between two looks.")
+    verify_interval_s = models.PositiveIntegerField(
+        default=10, validators=[MinValueValidator(1)], help_text="Seconds between two looks."
+    )
     verify_deadline_s = models.PositiveIntegerField(
-        help_text="Seconds after the last action by which the signal has to be cleared."
+        help_text="Seconds after the last action by which the signal has to be cleared. More than the delay."
     )
     good_samples = models.PositiveIntegerField(
         default=3, validators=[MinValueValidator(1)], help_text="Good looks in a row that count as resolved."
@@ -98,6 +103,11 @@ class RunbookPolicy(models.Model):
 
     def __str__(self) -> str:
         return self.runbook
+
+    def clean(self) -> None:
+        given = self.verify_deadline_s is not None and self.verify_delay_s is not None
+        if given and self.verify_deadline_s <= self.verify_delay_s:
+            raise ValidationError({"verify_deadline_s": f"Must be more than the delay ({self.verify_delay_s} s)."})
 
 
 class MaintenanceWindow(models.Model):

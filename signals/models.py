@@ -26,7 +26,7 @@ class Source(models.Model):
     """Where readings come from."""
 
     slug = models.SlugField(
-        unique=True, max_length=64, help_text="Its name in addresses: a webhook is called at /hooks/<slug>."
+        unique=True, max_length=64, help_text="Its name in addresses: a webhook is called at /hooks/ and this name."
     )
     kind = models.TextField(choices=source_kinds, help_text="What it speaks.")
     enabled = models.BooleanField(default=True, help_text="Off: it is not asked, and its webhook answers 404.")
@@ -267,6 +267,7 @@ class WebhookDelivery(models.Model):
 
     class Meta:
         db_table = "webhook_deliveries"
+        verbose_name_plural = "webhook deliveries"
         constraints = [models.UniqueConstraint(fields=["source", "delivery_id"], name="one_delivery")]
 
     def __str__(self) -> str:

@@ -23,9 +23,10 @@ from byteport.core.clock import now
 from byteport.drills.drill import DRILLS
 from byteport.models import QueuedTask
 from runbooks import policy
-from runbooks.models import STARTED, AgentAction, AgentSettings, RunbookPolicy
+from runbooks.models import STARTED, AgentAction, RunbookPolicy
+from signals.ingest import ingest
 from signals.models import SignalEvent, Source, Status
-from signals.polling import poll_once
+from signals.source import SOURCES, SourceConfig
 from tests.processes import exit_code, forked
 
 LEASE = timedelta(seconds=0.3)
@@ -35,7 +36,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def _quick_times(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    AgentSettings.objects.create(max_per_hour=10_000)
     RunbookPolicy.objects.create(runbook="cleanup_logs", cooldown_s=0, verify_deadline_s=120, good_samples=1)
     monkeypatch.setattr(loop, "LEASE", LEASE)
     monkeypatch.setattr(policy, "DRILL_VERIFY", QUICK)
@@ -116,8 +116,10 @@ def provoke(drill_name: str):
     """The drill's trouble, and the event that its own source has opened for it."""
     drill = DRILLS[drill_name]
     resource = drill.prepare(lambda line: None)
-    source, _ = Source.objects.get_or_create(slug="host", defaults={"kind": "host"})
-    poll_once(source, now())
+    Source.objects.get_or_create(slug="host", defaults={"kind": "host"})
+    # Other tests make volumes on this host at the same time; theirs is none of this story.
+    seen = SOURCES["host"].poll(SourceConfig("host"), now())
+    ingest([reading for reading in seen if reading.resource == resource])
     return drill, SignalEvent.objects.get(resource=str(resource))
 
 

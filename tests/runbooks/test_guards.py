@@ -85,7 +85,9 @@ def test_a_single_host_that_fails_alone_is_no_storm():
 
 
 def test_a_drill_runs_in_dry_run_and_asks_nobody_but_stops_for_pause_and_missing_opt_in():
-    assert decide(evaluate(facts(is_drill=True, dry_run=True, runbook_dry_run=True, needs_approval=True))) is None
+    drill = facts(is_drill=True, dry_run=True, runbook_dry_run=True, needs_approval=True)
+    assert decide(evaluate(drill)) is None
+    assert decide(evaluate(msgspec.structs.replace(drill, budget=budget(last_hour=99, failing=9).budget))) is None
     assert decide(evaluate(facts(is_drill=True, paused=True))) is not None
     assert decide(evaluate(facts(is_drill=True, opt_in=OptIn(False, "", "")))) is not None
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from argparse import ArgumentParser
+from contextlib import ExitStack
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -21,13 +22,15 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from byteport import seeds
+from byteport import embedded, seeds
+from byteport.core.errors import BytePortError
 from byteport.supervisor import Spec, Supervisor, manage
 from signals.models import SignalEvent
 
 OPERATOR = "operator"
 COLOURS = {"web": 36, "worker": 32, "watch": 34, "drill": 33, "byteport": 35}
 READY_PATIENCE_S = 60.0
+POSTGRES_LOOK_S = 3.0
 
 
 class Command(BaseCommand):
@@ -37,11 +40,16 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--host", default="127.0.0.1", help="Address of the console (default: %(default)s).")
         parser.add_argument("--port", type=int, default=8000, help="Its port (default: %(default)s).")
+        parser.add_argument("--setup-only", action="store_true", help="Set up what is missing, and run nothing.")
         parser.add_argument("--no-drill", action="store_true", help="Skip the drill of the very first start.")
         parser.add_argument("--json", action="store_true", help="One JSON object a line instead of coloured text.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._json = options["json"]
+        if options["setup_only"]:
+            prepare(self.say)
+            self.say("byteport", "everything is set up; to run it: make run")
+            return
         require_free_port(options["host"], options["port"])
         prepare(self.say)
         url = f"http://{options['host']}:{options['port']}/"
@@ -57,12 +65,29 @@ class Command(BaseCommand):
             signal.signal(number, lambda *_: supervisor.ask_to_stop())
         supervisor.start()
         threading.Thread(target=self._announce, args=(url,), daemon=True).start()
-        try:
-            supervisor.run()
-        finally:
-            self.say("byteport", "stopping")
-            supervisor.stop()
-            self.say("byteport", "stopped")
+        stopping = threading.Event()
+        with ExitStack() as servers:
+            keeper = threading.Thread(target=self._keep_postgres, args=(servers, stopping))
+            keeper.start()
+            try:
+                supervisor.run()
+            finally:
+                self.say("byteport", "stopping")
+                supervisor.stop()
+                stopping.set()
+                keeper.join()
+        self.say("byteport", "stopped")
+
+    def _keep_postgres(self, servers: ExitStack, stopping: threading.Event) -> None:
+        """Starts BytePort's own PostgreSQL again when it has ended: killed for want of memory, say."""
+        while settings.EMBEDDED_POSTGRES and not stopping.wait(POSTGRES_LOOK_S):
+            if embedded.status(settings.STATE_DIR).running:
+                continue
+            self.say("byteport", "PostgreSQL has ended; it is started again")
+            try:
+                servers.enter_context(embedded.running(settings.STATE_DIR))
+            except BytePortError as error:
+                self.say("byteport", str(error))
 
     def _announce(self, url: str) -> None:
         """Says where the console is as soon as it answers."""
