@@ -22,6 +22,7 @@ def own_database() -> Iterator[None]:
     """An empty database beside the real one, dropped afterwards."""
     from django.db import connection  # noqa: PLC0415 (needs django.setup)
 
+    connection.settings_dict["TEST"]["NAME"] = "test_byteport_bench"
     connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
     name = connection.settings_dict["NAME"]
     try:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from http import HTTPStatus
 from operator import attrgetter
-from typing import Any
 
 from django.contrib.auth.views import redirect_to_login
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
@@ -21,6 +20,7 @@ from incidents import trend
 from incidents.markup import to_html
 from incidents.postmortem import render
 from incidents.record import clear_threshold
+from incidents.report import postmortem_document
 from incidents.views.page import top_context
 from signals.models import SignalEvent
 
@@ -128,36 +128,7 @@ def _as_markdown(request: HttpRequest, event: SignalEvent, text: str) -> HttpRes
 
 
 def _as_json(request: HttpRequest, event: SignalEvent, text: str) -> HttpResponse:
-    return JsonResponse({**_facts(event), "markdown": text, "trend": _trend(event)})
-
-
-def _facts(event: SignalEvent) -> dict[str, Any]:
-    """Times are ISO 8601, in UTC."""
-    return {
-        "event_id": event.pk,
-        "signal": event.signal,
-        "resource": event.resource,
-        "severity": event.severity,
-        "status": event.status,
-        "resolved_by": event.resolved_by or None,
-        "detected_at": event.detected_at,
-        "acted_at": event.acted_at,
-        "escalated_at": event.escalated_at,
-        "resolved_at": event.resolved_at,
-        "runbook": event.runbook or None,
-        "final": event.postmortem_final,
-    }
-
-
-def _trend(event: SignalEvent) -> dict[str, Any]:
-    """`points` are pairs of time and value, in the signal's unit."""
-    points = trend.points_of(event)
-    return {
-        "unit": points.unit,
-        "threshold": event.threshold,
-        "clear": clear_threshold(event),
-        "points": [(point.at, point.value) for point in points.points],
-    }
+    return JsonResponse(postmortem_document(event, text))
 
 
 FORMS: Mapping[str, Callable[[HttpRequest, SignalEvent, str], HttpResponse]] = {

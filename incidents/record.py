@@ -199,7 +199,7 @@ def record_of(event: SignalEvent) -> Record:
         approvals=tuple(map(_word, Approval.objects.filter(event=event)[:ENDS])),
         earlier=earlier,
         earlier_count=earlier_count,
-        advice=_advice(event, diagnosis) if event.escalated_at else (),
+        advice=advice_for(event, diagnosis) if event.escalated_at else (),
         trend=trend,
         base_url=settings.PUBLIC_URL,
     )
@@ -266,14 +266,15 @@ def _latest_value(event: SignalEvent, trend: Points) -> float | None:
     return event.value if event.is_open else None
 
 
-def _advice(event: SignalEvent, diagnosis: Diagnosis | None) -> tuple[ManualStep, ...]:
+def advice_for(event: SignalEvent, diagnosis: Diagnosis | None) -> tuple[ManualStep, ...]:
+    """The runbook's manual steps; none where no runbook treats the signal."""
     runbook = RUNBOOKS.get(event.runbook) or runbook_for(event.signal)
     if runbook is None:
         return ()
     try:
         return tuple(runbook.advise(view_of(event), diagnosis))
     except (BytePortError, ValueError, LookupError, TypeError, AttributeError):
-        return ()  # a diagnosis that is not as the runbook expects must not keep an incident from ending
+        return ()  # a diagnosis that is not as the runbook expects keeps neither the incident nor its page from going on
 
 
 def _deed(row: AgentAction) -> Deed:

@@ -10,12 +10,10 @@ from django.views.decorators.http import require_POST, require_safe
 
 from byteport.core.clock import now
 from incidents import operate, queries, trend
-from incidents.record import clear_threshold
+from incidents.record import advice_for, clear_threshold
 from incidents.views.page import actor, carry_out, go_back, operators_only, show, signed_in
 from incidents.views.story import progress, story
-from runbooks.diagnose import runbook_for
-from runbooks.runbook import RUNBOOKS, Diagnosis, ManualStep
-from runbooks.stage import view_of
+from runbooks.runbook import Diagnosis, ManualStep
 from signals.models import SignalEvent, Status
 
 LIVELY_S, CALM_S = 3, 15  # seconds between two updates: while the loop is at it, and at rest
@@ -61,15 +59,7 @@ def poll_s(event: SignalEvent) -> int:
 
 def manual_steps(event: SignalEvent, diagnosis: Diagnosis | None) -> Sequence[ManualStep]:
     """What a person who has taken over could do, from the runbook; nothing while BytePort is at it."""
-    if event.status != Status.ESCALATED:
-        return ()
-    runbook = RUNBOOKS.get(event.runbook) or runbook_for(event.signal)
-    if runbook is None:
-        return ()
-    try:
-        return runbook.advise(view_of(event), diagnosis)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return ()  # a record that is not as the runbook expects must not hide the rest of the page
+    return advice_for(event, diagnosis) if event.status == Status.ESCALATED else ()
 
 
 @require_POST
