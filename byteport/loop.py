@@ -12,6 +12,7 @@ import structlog
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
+from django.db.models.functions import Coalesce, Greatest
 
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError, Temporary
@@ -66,14 +67,17 @@ def claim(event_id: int, at: datetime) -> SignalEvent | None:
     )
     if claimed:
         return SignalEvent.objects.get(pk=event_id)
-    _come_back_when_due(event_id, at)
+    _come_back(event_id, at)
     return None
 
 
-def _come_back_when_due(event_id: int, at: datetime) -> None:
-    due_at = SignalEvent.objects.filter(pk=event_id, due_at__gt=at).values_list("due_at", flat=True).first()
-    if due_at is not None:
-        enqueue_advance(event_id, (due_at - at).total_seconds())
+def _come_back(event_id: int, at: datetime) -> None:
+    """When it is due, or when the lease ends of a worker that may have died: its task's lease ended before that."""
+    then = SignalEvent.objects.filter(pk=event_id, due_at__isnull=False).values_list(
+        Greatest("due_at", Coalesce("lease_until", "due_at")), flat=True
+    )
+    for free_at in then:
+        enqueue_advance(event_id, max((free_at - at).total_seconds(), 0.0))
 
 
 def run_stage(event: SignalEvent, at: datetime) -> Move:

@@ -1,6 +1,8 @@
 """Work in processes of its own, forked from the test with database connections of their own."""
 
 import os
+import signal
+import time
 import traceback
 from collections.abc import Callable
 
@@ -23,6 +25,14 @@ def forked(body: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def exit_code(pid: int) -> int:
-    """Waits for a forked process. Its exit code, or minus the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def exit_code(pid: int, patience_s: float = 120.0) -> int:
+    """Waits for a forked process. Its exit code, or minus the signal that ended it. One that hangs is a failure."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError(f"process {pid} did not end within {patience_s:g} s")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import time_machine
-from django.db import ProgrammingError, transaction
+from django.db import ProgrammingError, connection, transaction
 
 from byteport import loop
 from byteport.core.errors import Permanent, Refused, Temporary
@@ -382,6 +382,18 @@ def test_an_event_that_is_held_is_not_touched_by_another_worker(platform, clock)
     event = fire()
     assert loop.claim(event.pk, datetime.now(UTC)) is not None
     assert advance(event) == "detected"
+
+
+def test_a_task_that_finds_its_event_leased_comes_back_when_the_lease_ends(platform, clock):
+    event = fire()
+    assert loop.claim(event.pk, datetime.now(UTC)) is not None  # and its worker is killed
+    QueuedTask.objects.all().delete()
+    loop.advance(event.pk)
+    event.refresh_from_db()
+    with connection.cursor() as cursor:  # the queue's clock is PostgreSQL's, the lease's is held still here
+        cursor.execute("SELECT extract(epoch FROM visible_at - enqueued_at) FROM queued_tasks")
+        delay_s = float(cursor.fetchone()[0])
+    assert delay_s == pytest.approx(loop.LEASE.total_seconds(), abs=1)
 
 
 def test_an_outlived_lease_is_taken_over_and_its_late_answer_is_void(platform, clock):

@@ -30,6 +30,7 @@ from signals.source import SOURCES, SourceConfig
 from tests.processes import exit_code, forked
 
 LEASE = timedelta(seconds=0.3)
+PATIENCE_S = 90.0
 QUICK = {"verify_delay_s": 0.05, "verify_interval_s": 0.05, "verify_deadline_s": 30.0}
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -47,7 +48,9 @@ def _quick_times(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def work(until: Callable[[], bool]) -> None:
     """A worker: takes due tasks from the queue and runs them; a task that was leased too long is taken again."""
+    deadline = time.monotonic() + PATIENCE_S
     while not until():
+        assert time.monotonic() < deadline, "the incident does not end"
         with connection.cursor() as cursor:
             cursor.execute(
                 "UPDATE queued_tasks SET visible_at = clock_timestamp() + %s, attempts = attempts + 1 WHERE id ="
