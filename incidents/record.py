@@ -274,7 +274,7 @@ def advice_for(event: SignalEvent, diagnosis: Diagnosis | None) -> tuple[ManualS
     try:
         return tuple(runbook.advise(view_of(event), diagnosis))
     except (BytePortError, ValueError, LookupError, TypeError, AttributeError):
-        return ()  # a diagnosis that is not as the runbook expects keeps neither the incident nor its page from going on
+        return ()  # a diagnosis that is not as the runbook expects must keep neither the incident nor its page waiting
 
 
 def _deed(row: AgentAction) -> Deed:
