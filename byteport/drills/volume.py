@@ -24,12 +24,13 @@ COMMAND_TIMEOUT_S = 30
 class Volume:
     """One drill's volume. `mounted` says whether it is a file system of its own or a folder with a budget."""
 
-    def __init__(self, base: Path, name: str) -> None:
+    def __init__(self, base: Path, name: str, lock: int) -> None:
+        """`lock` is the descriptor of its lock file, locked."""
         self.name = name
         self.path = base / name
         self.image = base / f"{name}.img"
         self._lock_path = base / f"{name}.lock"
-        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = lock
         self.mounted = False
 
     @classmethod
@@ -39,15 +40,12 @@ class Volume:
         try:
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_leftovers(base)
-            volume = cls(base, secrets.token_hex(4))
-            volume._take_lock()
+            name = secrets.token_hex(4)
+            volume = cls(base, name, _new_lock(base, name))
             volume._make()
         except OSError as error:
             raise Permanent(f"No drill volume can be made in {base}: {error.strerror}.") from error
         return volume
-
-    def _take_lock(self) -> None:
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _make(self) -> None:
         self.path.mkdir(mode=0o700)
@@ -91,12 +89,32 @@ class Volume:
 def remove_leftovers(base: Path) -> None:
     """Removes the volumes whose drill is dead."""
     for lock_path in base.glob("*.lock"):
-        volume = Volume(base, lock_path.stem)
-        try:
-            volume._take_lock()
-        except BlockingIOError:
-            continue
-        volume.remove()
+        lock = _lock_of_the_dead(lock_path)
+        if lock is not None:
+            Volume(base, lock_path.stem, lock).remove()
+
+
+def _new_lock(base: Path, name: str) -> int:
+    """Makes the lock file and locks it before it gets its name, so that no other drill finds it free."""
+    unnamed = base / f"{name}.new"
+    lock = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    unnamed.rename(base / f"{name}.lock")
+    return lock
+
+
+def _lock_of_the_dead(lock_path: Path) -> int | None:
+    """The lock, taken; None while its drill lives, or when another has just removed it."""
+    try:
+        lock = os.open(lock_path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def _folder_bytes(folder: Path) -> int:
