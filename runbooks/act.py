@@ -9,7 +9,7 @@ from byteport.core.clock import now
 from byteport.core.errors import Permanent, Refused
 from byteport.core.outcome import ActionOutcome, Result
 from byteport.core.resource import ResourceRef
-from runbooks.action import ACTIONS, Action, ActionCall, ProbeState
+from runbooks.action import ACTIONS, Action, ActionCall, ProbeState, Rehearsed
 from runbooks.facts import LiveReads, gather
 from runbooks.guards import Then, Verdict, decide, evaluate
 from runbooks.models import STARTED, AgentAction, Approval, GateVerdict
@@ -35,6 +35,9 @@ def begin(event: SignalEvent, at: datetime) -> Move:
             # The reservation: from here on this run counts in every budget, though its first step is yet to come.
             SignalEvent.objects.filter(pk=event.pk).update(acted_at=at)
     rows = verdict_rows(event, verdicts, at)
+    objection = rehearse(plan) if refusal is None or refusal.then is Then.ASK else ""
+    if objection:
+        return Move(to=Status.ESCALATED, reason=f"The dry run refuses the plan. {objection}", rows=rows)
     if refusal is None:
         return Move(to=Status.ACTING, reason=f"Every gate allows it: {plan.summary}", rows=rows)
     return _held_back(event, plan, refusal, rows, at)
@@ -194,6 +197,18 @@ def _complete(row: AgentAction, outcome: ActionOutcome) -> None:
     )
 
 
+def rehearse(plan: Plan) -> str:
+    """Has the platform itself judge each step that it can judge beforehand. What it has against it, or nothing."""
+    for planned in plan.steps:
+        action = ACTIONS[planned.action]
+        if isinstance(action, Rehearsed) and action.rehearsed:
+            call = ActionCall(str(uuid4()), planned.action, ResourceRef.parse(planned.target), planned.params)
+            outcome = _simulated(action, call)
+            if outcome.result in (Result.FAILED, Result.REFUSED):
+                return f"{planned.summary}: {outcome.message}"
+    return ""
+
+
 def simulate(event: SignalEvent, plan: Plan) -> None:
     """Runs every step as the platform's own dry run and keeps what it would have done."""
     for planned in plan.steps:
@@ -224,6 +239,8 @@ def simulate(event: SignalEvent, plan: Plan) -> None:
 def _simulated(action: Action, call: ActionCall) -> ActionOutcome:
     try:
         return action.simulate(call)
+    except Refused as error:
+        return ActionOutcome(Result.REFUSED, error.reason)
     except Permanent as error:
         return ActionOutcome(Result.FAILED, str(error))
 

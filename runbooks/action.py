@@ -44,7 +44,7 @@ class Action(Protocol):
 
     name: str
     title: str  # for people: "Delete rotated logs older than 7 days"
-    permissions: tuple[str, ...]  # what it needs, e.g. "apps/deployments: get, patch" or "host: delete_rotated_logs"
+    permissions: tuple[str, ...]  # what it needs: "apps/deployments: get, patch", "pods: list", "host: clear_tmp"
 
     def simulate(self, call: ActionCall) -> ActionOutcome:
         """What it would do, by the platform's own dry run where there is one. Changes nothing."""
@@ -54,6 +54,13 @@ class Action(Protocol):
 
     def probe(self, call: ActionCall, started_at: datetime) -> Probe:
         """Looks whether a call that was begun at `started_at` happened. Changes nothing."""
+
+
+@runtime_checkable
+class Rehearsed(Protocol):
+    """An action whose platform can judge it beforehand: its `simulate` has to pass before the plan is shown or run."""
+
+    rehearsed: bool
 
 
 ACTIONS: Registry[Action] = Registry(package="runbooks.actions", attribute="ACTIONS", group="byteport.actions")

@@ -8,7 +8,7 @@ from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet
 from runbooks.guards import Budget, Facts
 from runbooks.models import AgentSettings, Approval, MaintenanceWindow, RunbookPolicy
 from runbooks.policy import agent_settings, policy_for
-from runbooks.runbook import Diagnosis, EventView, OptIn, Plan, Runbook
+from runbooks.runbook import BacksOff, Diagnosis, EventView, OptIn, Plan, Runbook
 from runbooks.stage import view_of
 from signals.catalog import CATALOG
 from signals.models import Series, SignalEvent, Source, Status
@@ -47,8 +47,8 @@ def gather(
         runbook_dry_run=policy.dry_run,
         maintenance=window.name if window else "",
         maintenance_until=window.ends_at if window else None,
-        cooldown_until=_cooldown_until(event, runbook, policy),
-        ineffective=_ineffective(event, agent, at),
+        cooldown_until=_cooldown_until(event, plan, runbook, policy, agent),
+        ineffective=_ineffective(event, plan, agent, at),
         ineffective_limit=agent.ineffective_limit,
         budget=_budget(event, agent, at),
         needs_approval=policy.needs_approval,
@@ -85,23 +85,48 @@ def _others(event: SignalEvent) -> QuerySet[SignalEvent]:
     return SignalEvent.objects.exclude(pk=event.pk)
 
 
-def _cooldown_until(event: SignalEvent, runbook: Runbook, policy: RunbookPolicy) -> datetime | None:
-    latest: datetime | None = (
-        _others(event).filter(resource=event.resource, runbook=runbook.name).aggregate(latest=Max("acted_at"))["latest"]
-    )
-    return latest + timedelta(seconds=policy.cooldown_s) if latest else None
+def _runs(event: SignalEvent, plan: Plan) -> QuerySet[SignalEvent]:
+    """Other events that were acted on and were about the same thing.
+
+    That is their resource, or what their plan changes: each of a workload's pods may have an event of its own.
+    """
+    same = Q(resource=event.resource)
+    if plan.steps:
+        same |= Q(plan__steps__0__target=plan.steps[0].target)
+    return _others(event).filter(same, fleet=event.fleet, acted_at__isnull=False)
 
 
-def _ineffective(event: SignalEvent, agent: AgentSettings, at: datetime) -> int:
+def _cooldown_until(
+    event: SignalEvent, plan: Plan, runbook: Runbook, policy: RunbookPolicy, agent: AgentSettings
+) -> datetime | None:
+    runs = _runs(event, plan).filter(runbook=runbook.name)
+    latest: datetime | None = runs.aggregate(latest=Max("acted_at"))["latest"]
+    if latest is None:
+        return None
+    window = timedelta(seconds=agent.ineffective_window_s)
+    earlier = runs.filter(acted_at__gte=latest - window).count() - 1
+    return latest + timedelta(seconds=pause_s(runbook, policy.cooldown_s, earlier))
+
+
+def pause_s(runbook: Runbook, cooldown_s: float, earlier: int) -> float:
+    """The pause after a run that `earlier` others went before: where the runbook backs off, it doubles each time."""
+    if not isinstance(runbook, BacksOff):
+        return cooldown_s
+    return max(cooldown_s, min(cooldown_s * 2.0 ** min(earlier, 32), runbook.longest_cooldown_s))
+
+
+def _ineffective(event: SignalEvent, plan: Plan, agent: AgentSettings, at: datetime) -> int:
     """Runs on this resource that did not clear its signal, or after which it soon fired again."""
     refire = timedelta(seconds=agent.refire_window_s)
     fired_again = SignalEvent.objects.filter(
-        fingerprint=OuterRef("fingerprint"),
+        Q(fingerprint=OuterRef("fingerprint")) | Q(plan__steps__0__target=OuterRef("plan__steps__0__target")),
+        signal=event.signal,
+        fleet=event.fleet,
         pk__gt=OuterRef("pk"),
         detected_at__lt=OuterRef("resolved_at") + refire,
     )
     since = at - timedelta(seconds=agent.ineffective_window_s)
-    runs = _others(event).filter(resource=event.resource, signal=event.signal, acted_at__gte=since)
+    runs = _runs(event, plan).filter(signal=event.signal, acted_at__gte=since)
     return runs.filter(Q(escalated_at__isnull=False) | Exists(fired_again)).count()
 
 

@@ -2,6 +2,8 @@
 
 What looks at infrastructure (`observe`, `opt_in`, `override`, `reread`) is kept apart from what decides
 (`diagnose`, `plan`, `judge`, `advise`): those are functions of data, without I/O.
+
+Two more things a runbook may do, each a contract of its own: `RollsOut` and `BacksOff`.
 """
 
 from datetime import datetime
@@ -103,6 +105,21 @@ class Judgement(msgspec.Struct, frozen=True):
     hopeless: bool = False
 
 
+class ProgressState(StrEnum):
+    """How far a change has got that takes effect by and by."""
+
+    COMPLETE = "complete"
+    PROGRESSING = "progressing"
+    STUCK = "stuck"  # it will not get any further by itself
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far it has got, and what was seen: "2 of 3 new replicas are available"."""
+
+    state: ProgressState
+    message: str
+
+
 class ManualStep(msgspec.Struct, frozen=True):
     """One thing for a person to do: what for, and the exact command."""
 
@@ -146,6 +163,24 @@ class Runbook(Protocol):
 
     def advise(self, event: EventView, diagnosis: Diagnosis | None) -> tuple[ManualStep, ManualStep, ManualStep]:
         """Three manual steps, with the real names filled in and shell-quoted."""
+
+
+@runtime_checkable
+class RollsOut(Protocol):
+    """A runbook whose change goes on by itself after the action: a rollout, an issuance.
+
+    Until it is complete the signal is not looked at, since it would be that of the state before.
+    """
+
+    def progress(self, event: EventView, plan: Plan, since: datetime) -> Progress:
+        """Reads how far it has got since the action ended. Raises Temporary or Permanent."""
+
+
+@runtime_checkable
+class BacksOff(Protocol):
+    """A runbook whose pause on one resource doubles with each of its runs there, up to this many seconds."""
+
+    longest_cooldown_s: int
 
 
 RUNBOOKS: Registry[Runbook] = Registry(package="runbooks.library", attribute="RUNBOOK", group="byteport.runbooks")

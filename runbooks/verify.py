@@ -12,7 +12,7 @@ from byteport.core.errors import Permanent, Temporary
 from runbooks.act import parts
 from runbooks.facts import reports_end
 from runbooks.models import AgentAction, VerificationSample
-from runbooks.runbook import EventView, Judgement, Look, Plan, Runbook, Timing
+from runbooks.runbook import EventView, Judgement, Look, Plan, ProgressState, RollsOut, Runbook, Timing
 from runbooks.stage import Move, view_of
 from signals.health import config_of
 from signals.models import SignalEvent, Source, Status
@@ -31,7 +31,7 @@ def look(event: SignalEvent, at: datetime) -> Move:
     """Stage *verifying*: one look, kept as a row, and what all looks so far amount to."""
     runbook, _, plan = parts(event)
     view = view_of(event)
-    reading, judgement = _look_once(event, runbook, view, plan.timing, at)
+    reading, judgement = _look_once(event, runbook, view, plan, at)
     sample = VerificationSample(
         event=event,
         at=at,
@@ -82,15 +82,30 @@ def deadline(event: SignalEvent, plan: Plan) -> datetime:
 
 
 def _look_once(
-    event: SignalEvent, runbook: Runbook, view: EventView, timing: Timing, at: datetime
+    event: SignalEvent, runbook: Runbook, view: EventView, plan: Plan, at: datetime
 ) -> tuple[Reading | None, Judgement]:
     try:
+        underway = _underway(event, runbook, view, plan)
+        if underway is not None:
+            return None, underway
         reading = _reread(event, runbook, view, at)
     except (Temporary, Permanent) as error:
         return None, Judgement(Look.INCONCLUSIVE, f"the source could not be read: {error}")
     if reading is not None and reading.state is State.RESOLVED:
         return reading, Judgement(Look.GOOD, f"{view.source} reports that it is over")
-    return reading, runbook.judge(view, reading, timing)
+    return reading, runbook.judge(view, reading, plan.timing)
+
+
+def _underway(event: SignalEvent, runbook: Runbook, view: EventView, plan: Plan) -> Judgement | None:
+    """What to say while the change is not complete; None once it is, or where a change is complete at once."""
+    if not isinstance(runbook, RollsOut):
+        return None
+    found = runbook.progress(view, plan, _since(event))
+    if found.state is ProgressState.COMPLETE:
+        return None
+    if found.state is ProgressState.STUCK:
+        return Judgement(Look.BAD, f"it is stuck: {found.message}", hopeless=True)
+    return Judgement(Look.INCONCLUSIVE, f"it is progressing: {found.message}")
 
 
 def _reread(event: SignalEvent, runbook: Runbook, view: EventView, at: datetime) -> Reading | None:

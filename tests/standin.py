@@ -18,6 +18,8 @@ from runbooks.runbook import (
     ManualStep,
     OptIn,
     Plan,
+    Progress,
+    ProgressState,
     Step,
     Timing,
 )
@@ -38,18 +40,22 @@ class Platform:
         self.done: list[str] = []
         self.on_execute: Callable[[ActionCall], None] = lambda call: None
         self.probe = Probe(ProbeState.ABSENT)
+        self.rehearsal = ActionOutcome(Result.SIMULATED, "would clean")
+        self.progress = Progress(ProgressState.COMPLETE, "all of it")
+        self.target: ResourceRef | None = None  # None: what the event is about
 
 
 class StandInAction:
     name = "standin.clean"
     title = "Clean"
     permissions = ("standin: clean",)
+    rehearsed = True
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
 
     def simulate(self, call: ActionCall) -> ActionOutcome:
-        return ActionOutcome(Result.SIMULATED, "would clean")
+        return self.platform.rehearsal
 
     def execute(self, call: ActionCall) -> ActionOutcome:
         self.platform.on_execute(call)
@@ -69,6 +75,7 @@ class StandInRunbook:
     actions = ("standin.clean",)
     cooldown_s = 600
     verify_deadline_s = 120
+    longest_cooldown_s = 2000
 
     def __init__(self, platform: Platform, steps: int = 2) -> None:
         self.platform = platform
@@ -81,7 +88,8 @@ class StandInRunbook:
         return Diagnosis(evidence=("It is full.",), inference="It needs cleaning.")
 
     def plan(self, event: EventView, diagnosis: Diagnosis, timing: Timing) -> Plan | CannotPlan:
-        steps = (Step(f"step-{n}", "standin.clean", str(event.resource), f"Clean, part {n}") for n in range(self.steps))
+        target = str(self.platform.target or event.resource)
+        steps = (Step(f"step-{n}", "standin.clean", target, f"Clean, part {n}") for n in range(self.steps))
         return Plan(self.name, "clean.", tuple(steps), timing)
 
     def prohibitions(self, event: EventView, diagnosis: Diagnosis) -> tuple[str, ...]:
@@ -92,6 +100,9 @@ class StandInRunbook:
 
     def override(self, event: EventView, diagnosis: Diagnosis) -> str:
         return self.platform.override
+
+    def progress(self, event: EventView, plan: Plan, since: datetime) -> Progress:
+        return self.platform.progress
 
     def can_reread(self, event: EventView) -> bool:
         return self.platform.readable
