@@ -135,6 +135,7 @@ class Runbook(Protocol):
     signal: str
     title: str
     actions: tuple[str, ...]  # the names of all actions that its plans may contain
+    permissions: tuple[str, ...]  # what its reads need in a cluster, e.g. "apps/deployments: get"; actions have theirs
     cooldown_s: int  # default pause between two runs on one resource
     verify_deadline_s: int  # default time within which the signal has to clear
 

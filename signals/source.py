@@ -29,6 +29,7 @@ class PollSource(Protocol):
 
     name: str  # the kind, as in `Source.kind`
     title: str
+    permissions: tuple[str, ...]  # what it reads in a cluster, e.g. "pods: get, list, watch"; () where there is none
 
     def interval_s(self) -> float:
         """Seconds until it should be asked again; asked anew each time, since it may vary."""
@@ -54,6 +55,7 @@ class WebhookSource(Protocol):
 
     name: str  # the kind, as in `Source.kind`
     title: str
+    permissions: tuple[str, ...]  # what it reads in a cluster; () where there is none
 
     def authenticate(self, config: SourceConfig, headers: Mapping[str, str], body: bytes, now: datetime) -> str | None:
         """Checks the raw body before any parsing, in constant time. An empty secret lets nobody in.

@@ -6,6 +6,8 @@ import pytest
 
 from byteport import embedded
 
+pytest_plugins = ("tests.kubernetes.standin",)
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Starts (or joins) the server before Django's test database is made; it stops with its last user."""

@@ -73,6 +73,7 @@ class StandInRunbook:
     signal = "disk_pressure"
     title = "Stand-in"
     actions = ("standin.clean",)
+    permissions = ()
     cooldown_s = 600
     verify_deadline_s = 120
     longest_cooldown_s = 2000

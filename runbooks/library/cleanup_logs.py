@@ -58,6 +58,7 @@ class CleanupLogs:
     signal = "disk_pressure"
     title = "Clean up logs, container artefacts and stale temporary files"
     actions = tuple(measure.action for measure in MEASURES)
+    permissions: tuple[str, ...] = ()
     cooldown_s = 600
     verify_deadline_s = 120
 

@@ -80,6 +80,7 @@ class AlertmanagerSource:
 
     name = "alertmanager"
     title = "Webhook: Prometheus Alertmanager"
+    permissions: tuple[str, ...] = ()
 
     def authenticate(self, config: SourceConfig, headers: Mapping[str, str], body: bytes, now: datetime) -> str | None:
         authorization = headers.get("Authorization", "")

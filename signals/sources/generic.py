@@ -77,6 +77,7 @@ class GenericSource:
 
     name = "generic"
     title = "Webhook: BytePort's own format"
+    permissions: tuple[str, ...] = ()
 
     def authenticate(self, config: SourceConfig, headers: Mapping[str, str], body: bytes, now: datetime) -> str | None:
         if SIGNATURE_HEADER in headers:

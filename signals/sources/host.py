@@ -19,6 +19,7 @@ class HostSource:
 
     name = "host"
     title = "Hosts that BytePort reaches itself"
+    permissions: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._drill_seen = False

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 
+from byteport.core.permissions import VERBS, cluster_permissions
 from byteport.drills.drill import DRILLS, Drill
 from runbooks.action import ACTIONS, Action
 from runbooks.runbook import RUNBOOKS, Runbook
@@ -17,6 +18,11 @@ def test_a_source_keeps_its_contract(name):
     assert isinstance(source, PollSource | WebhookSource)
     assert source.name == name
     assert source.title
+    assert_only_reads(source.permissions)
+
+
+def assert_only_reads(permissions):
+    assert {verb for permission in cluster_permissions(permissions) for verb in permission.verbs} <= set(VERBS[:3])
 
 
 @pytest.mark.parametrize("name", list(RUNBOOKS))
@@ -27,6 +33,7 @@ def test_a_runbook_keeps_its_contract(name):
     assert set(runbook.actions) <= set(ACTIONS), "it names an action that does not exist"
     assert runbook.verify_deadline_s >= 30
     assert runbook.cooldown_s > 0
+    assert_only_reads(runbook.permissions)
 
 
 def test_no_two_runbooks_treat_the_same_signal():
@@ -54,6 +61,7 @@ def test_an_action_keeps_its_contract(name):
     assert isinstance(action, Action)
     assert action.permissions
     assert all(": " in permission for permission in action.permissions)
+    cluster_permissions(action.permissions)  # raises for what is none
 
 
 @pytest.mark.parametrize("name", list(DRILLS))
