@@ -137,6 +137,7 @@ def check_registries(app_configs: AppConfigs, **kwargs: Any) -> Iterable[CheckMe
     yield from broken
     if not broken:
         yield from runbook_faults(RUNBOOKS, ACTIONS)
+        yield from switch_faults(RUNBOOKS)
 
 
 def _broken(kind: str, registry: Registry[Any]) -> Iterator[CheckMessage]:
@@ -157,6 +158,13 @@ def runbook_faults(runbooks: Mapping[str, Runbook], actions: Iterable[str]) -> I
             yield Error(f"{count} runbooks are for {signal}: {rivals}.", hint=hint, id="byteport.E011")
     for runbook in runbooks.values():
         yield from _faults_of(runbook, known_actions)
+
+
+def switch_faults(runbooks: Iterable[str]) -> Iterator[CheckMessage]:
+    unknown = sorted((settings.RUNBOOKS_ON or frozenset()).difference(runbooks))
+    if unknown:
+        hint = f"There are: {', '.join(runbooks)}. Whatever is not listed is switched off."
+        yield Error(f"BYTEPORT_RUNBOOKS names unknown runbooks: {', '.join(unknown)}.", hint=hint, id="byteport.E016")
 
 
 def _faults_of(runbook: Runbook, actions: frozenset[str]) -> Iterator[CheckMessage]:

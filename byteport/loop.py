@@ -16,7 +16,7 @@ from django.db.models.functions import Coalesce, Greatest
 
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError, Temporary
-from incidents import conclude
+from incidents import conclude, operate
 from runbooks import act, diagnose, verify
 from runbooks.stage import Move, Stage
 from signals.lifecycle import LostClaimError, enqueue_advance, transition
@@ -140,6 +140,7 @@ def _release(event: SignalEvent, move: Move, at: datetime, token: UUID | None) -
 
 def sweep() -> int:
     """Finds whatever was left lying: events that are due, with nobody at them. Returns how many were taken up again."""
+    operate.wake_unheld()
     at = now()
     free = Q(lease_until__isnull=True) | Q(lease_until__lt=at)
     overdue = SignalEvent.objects.filter(free, due_at__lt=at - timedelta(seconds=10)).order_by("due_at")

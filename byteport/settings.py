@@ -31,6 +31,11 @@ def secret(name: str, default: str = "") -> str:
         raise ImproperlyConfigured(f"{name}_FILE={file} cannot be read: {error.strerror}") from error
 
 
+def names_or_all(given: list[str] | None) -> frozenset[str] | None:
+    """The names of a list that may be `none` or empty; None where nothing is given, which stands for all."""
+    return None if given is None else frozenset(name.strip() for name in given) - {"", "none"}
+
+
 STATE_DIR = embedded.state_dir()
 DATABASE_URL = secret("DATABASE_URL")
 EMBEDDED_POSTGRES = not DATABASE_URL
@@ -45,6 +50,9 @@ METRICS_TOKEN = secret("BYTEPORT_METRICS_TOKEN")
 DEBUG = env.bool("BYTEPORT_DEBUG", False)
 ALLOWED_HOSTS = env.list("BYTEPORT_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("BYTEPORT_TRUSTED_ORIGINS", [])
+# What this deployment holds back, whatever operators set: it can only make BytePort do less.
+FORCE_DRY_RUN = env.bool("BYTEPORT_FORCE_DRY_RUN", False)
+RUNBOOKS_ON = names_or_all(env.list("BYTEPORT_RUNBOOKS", None))  # None: all that are installed
 HOST_NAME = env.str("BYTEPORT_HOST_NAME", "") or socket.gethostname()
 CLUSTER_NAME = env.str("BYTEPORT_CLUSTER_NAME", "default")
 KUBECONFIG = env.str("BYTEPORT_KUBECONFIG", "")

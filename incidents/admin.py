@@ -229,6 +229,11 @@ class AgentSettingsAdmin(AuditedAdmin):
     def audit_target(self, obj: Model) -> str:
         return "agent"
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Sequence[Any]:
+        """Where the deployment forces dry-run, switching it here would have no effect, and later an unexpected one."""
+        forced = isinstance(obj, AgentSettings) and obj.dry_run_is_forced
+        return (*super().get_readonly_fields(request, obj), *(("dry_run",) if forced else ()))
+
     def changed(self, before: dict[str, Any], after: dict[str, Any]) -> None:
         after_change(before, after)
 

@@ -7,7 +7,10 @@ from django.db import transaction
 from byteport import audit
 from byteport.core.clock import now
 from byteport.core.errors import Refused
-from runbooks.models import AgentSettings, Approval
+from runbooks.guards import FORCED_DRY_RUN
+from runbooks.models import AgentSettings, Approval, RunbookPolicy
+from runbooks.policy import agent_settings
+from runbooks.runbook import RUNBOOKS
 from signals.lifecycle import note, wake
 from signals.models import SignalEvent, Status
 
@@ -20,8 +23,13 @@ def settings_for_update() -> AgentSettings:
 
 @transaction.atomic
 def set_dry_run(on: bool, *, actor: str) -> None:
-    """Switches dry-run. Off: what was only simulated and still lasts is looked at afresh."""
+    """Switches dry-run. Off: what was only simulated and still lasts is looked at afresh.
+
+    Raises Refused when the deployment forces it on: off would then be a word without effect.
+    """
     agent = settings_for_update()
+    if agent.dry_run_is_forced and not on:
+        raise Refused(FORCED_DRY_RUN)
     before, agent.dry_run = agent.dry_run, on
     agent.save(update_fields=["dry_run"])
     deed = f"dry-run {'on' if on else 'off'}"
@@ -33,6 +41,17 @@ def set_dry_run(on: bool, *, actor: str) -> None:
 def wake_simulated() -> None:
     """Has every simulated event look whether it may be treated now."""
     for event in SignalEvent.objects.filter(status=Status.SIMULATED):
+        wake(event, now())
+
+
+@transaction.atomic
+def wake_unheld() -> None:
+    """For the sweep: dry-run may also have ended with a deployment, where nobody wakes what it had held."""
+    if agent_settings().dry_run:
+        return
+    held = RunbookPolicy.objects.filter(dry_run=True).values_list("runbook", flat=True)
+    free = set(RUNBOOKS).difference(held)
+    for event in SignalEvent.objects.filter(status=Status.SIMULATED, runbook__in=free):
         wake(event, now())
 
 

@@ -14,7 +14,7 @@ from byteport.core.outcome import Severity
 from byteport.heartbeats import ALIVE_S
 from byteport.models import AuditEntry, Heartbeat, QueuedTask
 from runbooks.models import AgentAction, Approval, GateVerdict, RunbookPolicy, VerificationSample
-from runbooks.policy import default_policy
+from runbooks.policy import default_policy, is_switched_on
 from runbooks.runbook import RUNBOOKS, Diagnosis, Plan, Runbook
 from runbooks.stage import diagnosis_of, plan_of
 from signals.models import ResolvedBy, SignalEvent, Source, Status, TimelineEntry
@@ -356,12 +356,16 @@ def _rounds(event: SignalEvent) -> list[Round]:
 class RunbookRow(msgspec.Struct, frozen=True):
     runbook: Runbook
     policy: RunbookPolicy
+    switched_on: bool  # by this deployment
 
 
 def runbook_rows() -> list[RunbookRow]:
     """Every runbook of the registry with its policy, or the defaults where none was set."""
     kept = {policy.runbook: policy for policy in RunbookPolicy.objects.all()}
-    return [RunbookRow(each, kept.get(name) or default_policy(each)) for name, each in RUNBOOKS.items()]
+    return [
+        RunbookRow(each, kept.get(name) or default_policy(each), is_switched_on(each))
+        for name, each in RUNBOOKS.items()
+    ]
 
 
 def looked_at_afresh(rows: Iterable[RunbookRow]) -> int:

@@ -4,7 +4,8 @@ from datetime import datetime
 
 import msgspec
 
-from runbooks.policy import policy_for, timing_for
+from runbooks.guards import SWITCHED_OFF
+from runbooks.policy import is_switched_on, policy_for, timing_for
 from runbooks.runbook import RUNBOOKS, CannotPlan, Runbook
 from runbooks.stage import Move, view_of
 from signals.models import SignalEvent, Status
@@ -20,6 +21,9 @@ def diagnose(event: SignalEvent, at: datetime) -> Move:
     runbook = runbook_for(event.signal)
     if runbook is None:
         return Move(to=Status.ESCALATED, reason=f"BytePort has no runbook for {event.signal}.")
+    if not is_switched_on(runbook):  # it may have no rights here, not even to look
+        reason = f"{runbook.title} would treat it. {SWITCHED_OFF}"
+        return Move(to=Status.ESCALATED, reason=reason, fields={"runbook": runbook.name})
     view = view_of(event)
     timing = timing_for(policy_for(runbook), event.signal, view.resource)
     diagnosis = runbook.diagnose(view, runbook.observe(view))

@@ -7,7 +7,7 @@ from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet
 
 from runbooks.guards import Budget, Facts
 from runbooks.models import AgentSettings, Approval, MaintenanceWindow, RunbookPolicy
-from runbooks.policy import agent_settings, policy_for
+from runbooks.policy import agent_settings, is_switched_on, policy_for
 from runbooks.runbook import BacksOff, Diagnosis, EventView, OptIn, Plan, Runbook
 from runbooks.stage import view_of
 from signals.catalog import CATALOG
@@ -36,6 +36,7 @@ def gather(
         now=at,
         paused=agent.paused,
         paused_reason=agent.paused_reason,
+        switched_on=is_switched_on(runbook),
         enabled=policy.enabled,
         prohibitions=(*undeclared(runbook, plan), *runbook.prohibitions(view, diagnosis)),
         verifiable=is_verifiable(runbook, view),
@@ -44,6 +45,7 @@ def gather(
         override=live.override,
         is_drill=view.resource.is_drill,
         dry_run=agent.dry_run,
+        dry_run_is_forced=agent.dry_run_is_forced,
         runbook_dry_run=policy.dry_run,
         maintenance=window.name if window else "",
         maintenance_until=window.ends_at if window else None,

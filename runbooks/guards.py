@@ -51,6 +51,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     now: datetime
     paused: bool = False
     paused_reason: str = ""
+    switched_on: bool = True
     enabled: bool = True
     prohibitions: tuple[str, ...] = ()
     verifiable: bool = True
@@ -59,6 +60,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     override: str = ""
     is_drill: bool = False
     dry_run: bool = False
+    dry_run_is_forced: bool = False
     runbook_dry_run: bool = False
     maintenance: str = ""
     maintenance_until: datetime | None = None
@@ -73,6 +75,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 Gate = Callable[[Facts], Verdict]
 
+SWITCHED_OFF = (
+    "This deployment has the runbook switched off: BYTEPORT_RUNBOOKS, in the Helm chart `runbooks`, does not list it."
+)
+FORCED_DRY_RUN = (
+    "This deployment keeps the agent in dry-run: BYTEPORT_FORCE_DRY_RUN is set, in the Helm chart by `dryRun: true`."
+    " That has to be ended first."
+)
+
 
 def paused(facts: Facts) -> Verdict:
     if facts.paused:
@@ -84,6 +94,8 @@ def paused(facts: Facts) -> Verdict:
 def never(facts: Facts) -> Verdict:
     if facts.prohibitions:
         return Verdict("never", False, " ".join(facts.prohibitions), Then.ESCALATE)
+    if not facts.switched_on:
+        return Verdict("never", False, SWITCHED_OFF, Then.ESCALATE)
     if not facts.enabled:
         return Verdict("never", False, "The runbook is switched off in its policy.", Then.ESCALATE)
     return Verdict("never", True, "The plan holds nothing that BytePort must never do.")
@@ -116,6 +128,8 @@ def human_override(facts: Facts) -> Verdict:
 def dry_run(facts: Facts) -> Verdict:
     if facts.is_drill:
         return Verdict("dry_run", True, "A drill acts on a volume of its own, whatever dry-run says.")
+    if facts.dry_run_is_forced:
+        return Verdict("dry_run", False, FORCED_DRY_RUN, Then.SIMULATE)
     if facts.dry_run:
         return Verdict("dry_run", False, "The agent is in dry-run.", Then.SIMULATE)
     if facts.runbook_dry_run:

@@ -1,6 +1,7 @@
 """The tables of DIAGNOSE, ACT and VERIFY: settings, policies, gates' verdicts, approvals, actions, samples."""
 
 import pgtrigger
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -69,6 +70,11 @@ class AgentSettings(models.Model):
 
     def __str__(self) -> str:
         return "agent settings"
+
+    @property
+    def dry_run_is_forced(self) -> bool:
+        """Whether this deployment keeps BytePort in dry-run, whatever is set here."""
+        return bool(settings.FORCE_DRY_RUN)
 
 
 class RunbookPolicy(models.Model):

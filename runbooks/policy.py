@@ -1,5 +1,7 @@
 """The operator's settings as the loop reads them: live, with the product's defaults where nothing was set."""
 
+from django.conf import settings
+
 from byteport.core.resource import ResourceRef
 from runbooks.models import AgentSettings, RunbookPolicy
 from runbooks.runbook import Runbook, Timing
@@ -10,8 +12,15 @@ DRILL_VERIFY = {"verify_delay_s": 2.0, "verify_interval_s": 1.0, "verify_deadlin
 
 
 def agent_settings() -> AgentSettings:
-    """The one row, as it stands now. A database without it is in dry-run."""
-    return AgentSettings.objects.filter(pk=1).first() or AgentSettings()
+    """The one row, as it works now: not to be saved. Without it, and where the deployment forces it, in dry-run."""
+    agent = AgentSettings.objects.filter(pk=1).first() or AgentSettings()
+    agent.dry_run = agent.dry_run or settings.FORCE_DRY_RUN
+    return agent
+
+
+def is_switched_on(runbook: Runbook) -> bool:
+    """Whether this deployment has the runbook switched on (BYTEPORT_RUNBOOKS); its policy has the second word."""
+    return settings.RUNBOOKS_ON is None or runbook.name in settings.RUNBOOKS_ON
 
 
 def policy_for(runbook: Runbook) -> RunbookPolicy:

@@ -8,6 +8,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from byteport.core.units import human_duration
 from incidents import operate, queries
 from incidents.views.page import actor, carry_out, go_back, operators_only, show, signed_in
+from runbooks.guards import FORCED_DRY_RUN
 from runbooks.models import AgentSettings
 from runbooks.policy import agent_settings
 
@@ -48,6 +49,9 @@ def dry_run(request: HttpRequest) -> HttpResponse:
     """Asked for: what would change. Posted: changes it."""
     if request.method == "POST":
         return _switch_dry_run(request, request.POST.get("to", ""))
+    if agent_settings().dry_run_is_forced:
+        messages.error(request, FORCED_DRY_RUN)
+        return redirect("agent")
     rows = queries.runbook_rows()
     return show(request, "dry_run", {"rows": rows, "afresh": queries.looked_at_afresh(rows)})
 

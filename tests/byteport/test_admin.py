@@ -240,6 +240,14 @@ def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten(operator):
     assert settings.max_concurrent == 5
 
 
+def test_dry_run_that_the_deployment_forces_cannot_be_switched_here(operator, settings):
+    loaded = form_of(operator, page(AgentSettings, "change", 1))
+    settings.FORCE_DRY_RUN = True
+    operator.post(page(AgentSettings, "change", 1), {k: v for k, v in loaded.items() if k != "dry_run"})
+    assert AgentSettings.objects.get().dry_run
+    assert "dry_run" not in form_of(operator, page(AgentSettings, "change", 1))
+
+
 def test_a_corrected_mistake_is_not_taken_for_somebody_elses_change(operator):
     policy = SignalPolicy.objects.get(pk="disk_pressure")
     url = page(SignalPolicy, "change", policy.pk)

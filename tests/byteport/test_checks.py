@@ -115,6 +115,15 @@ def test_a_host_name_is_one(settings, name, is_fault):
     assert ("E005" in found()) is is_fault
 
 
+@pytest.mark.parametrize(
+    ("names", "is_fault"),
+    [(None, False), (frozenset(), False), (frozenset({"cleanup_logs"}), False), (frozenset({"clean_logs"}), True)],
+)
+def test_a_switch_for_a_runbook_that_is_none_is_a_fault(settings, names, is_fault):
+    settings.RUNBOOKS_ON = names
+    assert ("E016" in found()) is is_fault
+
+
 def test_a_registry_with_two_entries_of_one_name_is_a_fault():
     with installed(Platform()):
         vars(ACTIONS).pop("_found")

@@ -188,6 +188,50 @@ def test_switching_dry_run_off_has_what_still_lasts_looked_at_afresh(platform, c
     assert AuditEntry.objects.get().actor == "ada"
 
 
+def test_a_deployment_that_forces_dry_run_outweighs_the_operators_switch(platform, clock, settings):
+    settings.FORCE_DRY_RUN = True
+    event = run_until(fire(), clock, "simulated", "escalated")
+    assert (event.status, platform.done) == ("simulated", [])
+    assert "BYTEPORT_FORCE_DRY_RUN" in GateVerdict.objects.get(event=event, allowed=False).reason
+    with pytest.raises(Refused, match="BYTEPORT_FORCE_DRY_RUN"):
+        operate.set_dry_run(False, actor="ada")
+    loop.sweep()
+    assert advance(event) == "simulated"
+
+
+def test_what_a_forced_dry_run_held_goes_on_when_the_next_deployment_ends_it(platform, clock, settings):
+    settings.FORCE_DRY_RUN = True
+    event = run_until(fire(), clock, "simulated")
+    settings.FORCE_DRY_RUN = False
+    loop.sweep()
+    assert run_until(event, clock, "resolved").resolved_by == "byteport"
+
+
+def test_the_sweep_leaves_alone_what_its_own_policy_keeps_in_dry_run(platform, clock):
+    RunbookPolicy.objects.update_or_create(
+        runbook="standin", defaults={"dry_run": True, "cooldown_s": 600, "verify_deadline_s": 120}
+    )
+    event = run_until(fire(), clock, "simulated")
+    loop.sweep()
+    event.refresh_from_db()
+    assert event.due_at is None
+
+
+def test_what_this_deployment_has_switched_off_is_not_even_looked_at(platform, clock, settings):
+    settings.RUNBOOKS_ON = frozenset({"another"})
+    event = run_until(fire(), clock, "escalated", "simulated")
+    assert "BYTEPORT_RUNBOOKS" in event.reason
+    assert (event.runbook, event.diagnosis, event.actions.count()) == ("standin", None, 0)
+
+
+def test_a_plan_made_before_its_runbook_was_switched_off_is_not_begun(platform, clock, settings):
+    event = run_until(fire(), clock, "diagnosed")
+    settings.RUNBOOKS_ON = frozenset()
+    event = run_until(event, clock, "escalated", "acting")
+    assert platform.done == []
+    assert "BYTEPORT_RUNBOOKS" in event.reason
+
+
 def test_a_simulated_event_that_clears_has_resolved_itself(platform, clock):
     AgentSettings.objects.update(dry_run=True)
     event = run_until(fire(), clock, "simulated")

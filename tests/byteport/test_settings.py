@@ -6,6 +6,8 @@ import re
 import pytest
 from django.conf import settings
 
+from byteport.settings import names_or_all
+
 PAGE = (settings.BASE_DIR / "docs" / "settings.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `([A-Z_]+)` \| (?:`([^`]*)`)? *\| (.+) \|$", PAGE, re.MULTILINE)
 READERS = re.compile(r"env\.\w+|secret|os\.environ\.get|os\.getenv")
@@ -58,3 +60,11 @@ def test_the_default_that_is_told_is_the_one_in_the_code(name):
 def test_a_time_says_its_unit(name, meaning):
     assert len(meaning) > 20
     assert not name.endswith("_S") or meaning.startswith("Seconds")
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [(None, None), ([], set()), (["none"], set()), (["a", " b", ""], {"a", "b"})],
+)
+def test_a_list_of_names_tells_nothing_from_everything(given, names):
+    assert names_or_all(given) == names

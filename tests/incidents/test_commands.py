@@ -132,6 +132,15 @@ def test_dry_run_off_wakes_what_was_only_simulated():
     assert event.due_at is not None
 
 
+def test_dry_run_that_the_deployment_forces_is_said_and_not_switched_off(settings):
+    settings.FORCE_DRY_RUN = True
+    AgentSettings.objects.create(pk=1, dry_run=False)
+    assert (read("agent", "status")["dry_run"], read("agent", "status")["dry_run_is_forced"]) == (True, True)
+    assert "on, kept on by this deployment" in run("agent", "status")[1]
+    assert "BYTEPORT_FORCE_DRY_RUN" in refused("agent", "dry-run", "off")
+    assert read("agent", "dry-run", "on")["dry_run"] is True
+
+
 def test_it_is_paused_with_a_reason_and_resumed():
     assert read("agent", "pause", "--why", "a fire") == {"dry_run": True, "paused": True, "paused_reason": "a fire"}
     assert "paused          a fire" in run("agent", "status")[1]

@@ -505,6 +505,26 @@ def test_dry_run_is_switched_and_audited(operator: Client) -> None:
     assert [entry.action for entry in AuditEntry.objects.all()] == ["dry-run on", "dry-run off"]
 
 
+def test_dry_run_that_the_deployment_forces_is_said_on_every_page_and_not_switched_off(
+    operator: Client, settings
+) -> None:
+    settings.FORCE_DRY_RUN = True
+    AgentSettings.objects.create(pk=1, dry_run=False)
+    shown = page(operator, "/agent/")
+    assert "kept on by this deployment" in shown
+    assert "Switch dry-run" not in shown
+    assert "Switch off" not in shown
+    assert "BYTEPORT_FORCE_DRY_RUN" in said(operator, "/agent/dry-run/", to="off")
+    assert operator.get("/agent/dry-run/").url == "/agent/"
+
+
+def test_a_runbook_that_the_deployment_switches_off_says_so(operator: Client, settings) -> None:
+    settings.RUNBOOKS_ON = frozenset()
+    assert "Switched off by this deployment" in page(operator, "/runbooks/")
+    assert "Switched off by this deployment" in page(operator, "/runbooks/cleanup_logs/")
+    assert "this deployment has it switched off" in page(operator, "/agent/dry-run/")
+
+
 def test_dry_run_is_not_switched_by_an_unclear_word(operator: Client) -> None:
     assert "on or off" in said(operator, "/agent/dry-run/", to="maybe")
     assert not AgentSettings.objects.filter(dry_run=False).exists()

@@ -20,7 +20,8 @@ from byteport.core.clock import now
 from byteport.core.errors import BytePortError
 from byteport.core.units import human_bytes, human_duration
 from byteport.heartbeats import alive
-from runbooks.policy import agent_settings
+from runbooks.policy import agent_settings, is_switched_on
+from runbooks.runbook import RUNBOOKS
 from signals.models import Source
 
 MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
@@ -106,12 +107,17 @@ def agent() -> Iterator[Finding]:
     row = agent_settings()
     if row.paused:
         yield Finding("agent", "warn", f"paused: {row.paused_reason or 'no reason given'}", "manage.py agent resume")
+    elif row.dry_run_is_forced:
+        yield Finding("agent", "ok", "kept in dry-run by this deployment (BYTEPORT_FORCE_DRY_RUN)")
     elif row.dry_run:
         yield Finding(
             "agent", "ok", "in dry-run: it says what it would do (to let it act: manage.py agent dry-run off)"
         )
     else:
         yield Finding("agent", "ok", "acts on what has been opted in")
+    off = [runbook.name for runbook in RUNBOOKS.values() if not is_switched_on(runbook)]
+    if off:
+        yield Finding("runbooks", "ok", f"switched off by this deployment (BYTEPORT_RUNBOOKS): {', '.join(off)}")
 
 
 def processes() -> Iterator[Finding]:

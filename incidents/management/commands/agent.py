@@ -13,6 +13,7 @@ from byteport.core.units import human_duration
 from incidents import operate, queries
 from runbooks.policy import agent_settings
 
+FORCED = ", kept on by this deployment (BYTEPORT_FORCE_DRY_RUN)"
 MISSING = {
     "worker": "No worker is alive: no incident goes on. Start one: manage.py worker (or everything: manage.py up)",
     "watch": "No watcher is alive: no source is asked. Start one: manage.py watch (or everything: manage.py up)",
@@ -40,6 +41,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     """The whole agent at a glance. `incidents` counts the open ones by status, `processes` the living by role."""
 
     dry_run: bool
+    dry_run_is_forced: bool
     paused: bool
     paused_reason: str
     incidents: dict[str, int]
@@ -77,7 +79,9 @@ class Command(ReportCommand):
         return _switched("BytePort goes on.")
 
     def _dry_run(self, on: bool, *, sure: bool) -> Report:
-        if not on and agent_settings().dry_run and not sure and not self.is_sure(_warning()):
+        agent = agent_settings()
+        would_act = not on and agent.dry_run and not agent.dry_run_is_forced
+        if would_act and not sure and not self.is_sure(_warning()):
             raise Refused("Dry-run stays on.")
         operate.set_dry_run(on, actor=actor())
         if on:
@@ -100,6 +104,7 @@ def status_at(at: datetime) -> AgentStatus:
     agent, processes = agent_settings(), queries.processes()
     return AgentStatus(
         dry_run=agent.dry_run,
+        dry_run_is_forced=agent.dry_run_is_forced,
         paused=agent.paused,
         paused_reason=agent.paused_reason,
         incidents=queries.open_counts(),
@@ -122,7 +127,7 @@ def lines_of(status: AgentStatus) -> list[str]:
     alive = ", ".join(f"{count} {role}" for role, count in status.processes.items())
     lines = pairs(
         [
-            ("dry-run", switch(status.dry_run)),
+            ("dry-run", switch(status.dry_run) + (FORCED if status.dry_run_is_forced else "")),
             ("paused", (status.paused_reason or "yes") if status.paused else "no"),
             ("open incidents", counts or "none"),
             ("processes", alive + (f"; gone: {', '.join(status.gone)}" if status.gone else "")),
