@@ -23,6 +23,7 @@ from django_q.conf import Conf
 from django_q.models import Task
 from django_q.signing import BadSignature, SignedPackage
 
+from byteport import pulse
 from byteport.core import clock
 from byteport.heartbeats import alive, heartbeat
 from byteport.models import QueuedTask
@@ -313,6 +314,7 @@ class PostgresBroker(Broker):  # type: ignore[misc]
         if time.monotonic() < self._next_beat:
             return
         self._next_beat = time.monotonic() + BEAT_S
+        pulse.beat("worker", "alive")
         try:
             close_old_connections()
             heartbeat("worker", {**self._detail(value), "key": key, "stat": value})
@@ -321,6 +323,7 @@ class PostgresBroker(Broker):  # type: ignore[misc]
             connection.close()
         else:
             self._beating.over()
+            pulse.beat("worker", "ready")
 
     def _detail(self, value: str) -> dict[str, Any]:
         stat = SignedPackage.loads(value)

@@ -16,6 +16,7 @@ import structlog
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 
+from byteport import pulse
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError, Permanent, Temporary
 from byteport.heartbeats import farewell, heartbeat
@@ -144,6 +145,7 @@ class Watch:
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. PostgreSQL being away only pauses it."""
         while not stop.is_set():
+            pulse.beat("watch", "alive")
             self._adjust(self._led())
             stop.wait(REFRESH_S)
         self._adjust(set())
@@ -155,6 +157,7 @@ class Watch:
             close_old_connections()
             led = self._leadership.claim(poll_slugs())
             heartbeat("watch", {"sources": sorted(led)})
+            pulse.beat("watch", "ready")
         except (psycopg.Error, DatabaseError) as error:
             log.warning("PostgreSQL is away; nothing is polled until it is back", error=str(error).strip())
             return self._leadership.lose()

@@ -19,7 +19,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django_q.models import Failure
 
-from byteport import heartbeats, queue
+from byteport import heartbeats, pulse, queue
 from byteport.models import Heartbeat, QueuedTask
 from tests.byteport import queue_tasks
 
@@ -63,6 +63,7 @@ def spawn_workers(runs_table: None, stamps: Path) -> Iterator[Spawn]:
             "BYTEPORT_SECRET_KEY": settings.SECRET_KEY,
             "BYTEPORT_WORKERS": str(workers),
             "QUEUE_STAMPS": str(stamps),
+            "BYTEPORT_PULSE_DIR": str(stamps.parent),
             "BYTEPORT_TASK_LEASE_S": str(lease_s),
             "BYTEPORT_TASK_TIMEOUT_S": str(min(lease_s, 240)),
             "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
@@ -391,9 +392,10 @@ def test_a_heartbeat_tells_who_is_alive_and_forgets_the_long_dead() -> None:
     assert heartbeats.alive("watch") == []
 
 
-def test_a_pool_of_workers_shows_in_the_heartbeats(spawn_workers: Spawn) -> None:
+def test_a_pool_of_workers_shows_in_the_heartbeats_and_to_probes(spawn_workers: Spawn, tmp_path: Path) -> None:
     pool = spawn_workers(workers=2)
     [beat] = wait_for(lambda: heartbeats.alive("worker"))
     assert beat.process.endswith(f":{pool.pid}")
     assert {"status", "workers", "restarts", "waiting", "leased"} <= beat.detail.keys()
+    wait_for(lambda: all((tmp_path / f"worker.{sign}").exists() for sign in pulse.SIGNS))
     assert queue.PostgresBroker().get_stats("*") == [queue.PostgresBroker().get_stat(beat.detail["key"])]
