@@ -10,9 +10,8 @@ from django.conf import settings
 from django.core.checks import WARNING, run_checks
 from django.db import Error as DatabaseError
 from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
 
-from byteport import embedded
+from byteport import embedded, upgrade
 from byteport.cli import Report, ReportCommand
 from byteport.clients.hosts.inventory import local_name
 from byteport.clients.hosts.reader import read
@@ -95,10 +94,9 @@ def postgres() -> Finding:
 
 
 def migrations() -> Iterator[Finding]:
-    executor = MigrationExecutor(connection)
-    pending = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    pending = upgrade.pending()
     if pending:
-        yield Finding("migrations", "fail", f"{len(pending)} not applied", "manage.py migrate")
+        yield Finding("migrations", "fail", f"{len(pending)} not applied", "manage.py setup")
     else:
         yield Finding("migrations", "ok", "all applied")
 

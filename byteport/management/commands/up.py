@@ -17,12 +17,9 @@ from urllib.request import urlopen
 import msgspec
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
 
-from byteport import embedded, seeds
+from byteport import embedded, upgrade
 from byteport.core.errors import BytePortError
 from byteport.supervisor import Spec, Supervisor, manage
 from signals.models import SignalEvent
@@ -136,11 +133,9 @@ def require_free_port(host: str, port: int) -> None:
 
 def prepare(say: Any) -> None:
     """Brings the database up to date, and makes the first operator. Quick when there is nothing to do."""
-    executor = MigrationExecutor(connection)
-    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+    if upgrade.pending():
         say("byteport", "setting up the database")
-        call_command("migrate", verbosity=0)
-    seeds.plant()
+    upgrade.bring_up_to_date()
     password = first_operator()
     if password:
         width = shutil.get_terminal_size().columns
