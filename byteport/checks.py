@@ -1,6 +1,7 @@
 """System checks: what is misconfigured, found before it hurts, each with an id and a hint.
 
-E001 to E009 and W001 to W009 are about settings, E010 to E019 about runbooks and actions, E020 on about PostgreSQL.
+E001 to E009 and W001 to W009 are about settings, E010 to E019 about runbooks and actions, E020 to E029 about
+PostgreSQL, W030 on about the channels by which people are told.
 """
 
 import re
@@ -17,6 +18,7 @@ from django.db import OperationalError, connections
 from django.http.request import validate_host
 
 from byteport.core.registry import Registry
+from incidents.escalation.channel import CHANNELS, Channel
 from runbooks.action import ACTIONS
 from runbooks.models import RunbookPolicy
 from runbooks.runbook import RUNBOOKS, Runbook
@@ -134,6 +136,7 @@ def check_host_name(app_configs: AppConfigs, **kwargs: Any) -> list[CheckMessage
 @register
 def check_registries(app_configs: AppConfigs, **kwargs: Any) -> Iterable[CheckMessage]:
     broken = [*_broken("source", SOURCES), *_broken("runbook", RUNBOOKS), *_broken("action", ACTIONS)]
+    broken += _broken("channel", CHANNELS)
     yield from broken
     if not broken:
         yield from runbook_faults(RUNBOOKS, ACTIONS)
@@ -194,6 +197,31 @@ def shortest_verification_s() -> int:
     """The time from the last action to the last good look that is needed, by the defaults of a policy."""
     policy = RunbookPolicy()
     return policy.verify_delay_s + policy.verify_interval_s * (policy.good_samples - 1)
+
+
+# --- channels
+
+
+@register
+def check_channels(app_configs: AppConfigs, **kwargs: Any) -> Iterable[CheckMessage]:
+    """None of these keeps BytePort from running: what it cannot tell, it keeps."""
+    if not list(_broken("channel", CHANNELS)):
+        for channel in CHANNELS.values():
+            yield from channel_faults(channel)
+
+
+def channel_faults(channel: Channel) -> Iterator[CheckMessage]:
+    """What keeps a channel that somebody has begun to set up from telling anybody."""
+    setup = channel.setup()
+    if not setup.given:
+        return
+    if setup.missing:
+        message = f"{channel.title} is only half set up: {', '.join(setup.missing)} missing."
+        hint = "Set it too, or unset the others. Until then nobody is told that way. See docs/escalation.md."
+        yield Warning(message, hint=hint, id="byteport.W030")
+    for fault in setup.faults:
+        hint = f"Until it is corrected, nobody is told by {channel.title}. See docs/escalation.md."
+        yield Warning(f"{channel.title}: {fault}", hint=hint, id="byteport.W031")
 
 
 # --- PostgreSQL

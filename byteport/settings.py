@@ -1,6 +1,6 @@
 """BytePort's settings, all from the environment. `docs/settings.md` describes each; a test keeps that true.
 
-A secret may be given in a file instead: `NAME_FILE=/path` stands for `NAME`.
+What a channel of escalation needs to know is read in that channel's own file.
 """
 
 import socket
@@ -11,24 +11,12 @@ from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
-from environs import Env
 
 from byteport import embedded
+from byteport.environment import env, secret
 from byteport.logs import logging_config
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = Env()
-
-
-def secret(name: str, default: str = "") -> str:
-    """The environment's `name`, or the text of the file that `name`_FILE points to."""
-    file = env.str(f"{name}_FILE", "")
-    if not file:
-        return env.str(name, default)
-    try:
-        return Path(file).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ImproperlyConfigured(f"{name}_FILE={file} cannot be read: {error.strerror}") from error
 
 
 def names_or_all(given: list[str] | None) -> frozenset[str] | None:
@@ -59,6 +47,8 @@ KUBECONFIG = env.str("BYTEPORT_KUBECONFIG", "")
 KUBE_CONTEXTS: list[str] = env.list("BYTEPORT_KUBE_CONTEXTS", [])
 PUBLIC_URL = env.str("BYTEPORT_PUBLIC_URL", "http://127.0.0.1:8000").rstrip("/")
 HTTPS = PUBLIC_URL.startswith("https://")
+TELL_IN_DRY_RUN = env.bool("BYTEPORT_TELL_IN_DRY_RUN", False)
+REMINDER_S = env.int("BYTEPORT_REMINDER_S", 0)
 
 INSTALLED_APPS = [
     "unfold",

@@ -1,6 +1,7 @@
 """What the task queue calls. Thin: each names one thing that is done elsewhere."""
 
 from byteport import loop
+from incidents.outbox import delivery, rounds
 from signals import maintenance
 
 
@@ -9,7 +10,18 @@ def advance(event_id: int) -> None:
     loop.advance(event_id)
 
 
+def deliver(delivery_id: int) -> None:
+    """One attempt to tell people what they have to be told."""
+    delivery.deliver(delivery_id)
+
+
+def confirm(delivery_id: int) -> None:
+    """Whether what was told has reached anybody."""
+    rounds.confirm(delivery_id)
+
+
 def sweep() -> None:
     """Once a minute: what was left lying is taken up again, what is too old is dropped."""
     loop.sweep()
+    rounds.sweep()
     maintenance.run()

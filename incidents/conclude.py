@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from byteport.core.outcome import Result
+from incidents.outbox.write import write_cleared, write_escalated
 from incidents.postmortem import render
 from runbooks.models import STARTED, AgentAction
 from runbooks.policy import agent_settings, policy_for
@@ -37,22 +38,24 @@ def await_dry_run_off(event: SignalEvent, at: datetime) -> Move:
 
 
 def resolve(event: SignalEvent, move: Move, *, at: datetime, token: UUID | None) -> None:
-    """Ends the event and finalises its postmortem in the same transaction."""
+    """Ends the event, finalises its postmortem and tells whoever knew of it, in the same transaction."""
     by = move.fields.get("resolved_by", ResolvedBy.BYTEPORT)
     actor = "byteport" if by == ResolvedBy.BYTEPORT else event.source or "byteport"
     fields = {**move.fields, "resolved_by": by, "resolved_at": at}
     transition(event, Status.RESOLVED, actor=actor, reason=move.reason, at=at, token=token, **fields)
     _write_postmortem(event, final=True)
+    write_cleared(event, at)
 
 
 def escalate(event: SignalEvent, move: Move, *, at: datetime, token: UUID | None) -> None:
-    """Hands the event over to people, with a draft of the postmortem."""
+    """Hands the event over to people, who are told in the same transaction, with a draft of the postmortem."""
     give_up_started(event, move.reason, at=at)
     fields = {**move.fields, "escalated_at": at}
     if not AgentAction.objects.filter(event=event, dry_run=False).exists():
         fields["acted_at"] = None  # the reserved run was never begun, and is given back to the budget
     transition(event, Status.ESCALATED, actor="byteport", reason=move.reason, at=at, token=token, **fields)
     _write_postmortem(event, final=False)
+    write_escalated(event, at)
 
 
 def give_up_started(event: SignalEvent, why: str, *, at: datetime) -> None:

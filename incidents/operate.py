@@ -7,6 +7,7 @@ from django.db import transaction
 from byteport import audit
 from byteport.core.clock import now
 from byteport.core.errors import Refused
+from incidents.outbox import rounds
 from runbooks.guards import FORCED_DRY_RUN
 from runbooks.models import AgentSettings, Approval, RunbookPolicy
 from runbooks.policy import agent_settings
@@ -122,3 +123,12 @@ def _decide(event_id: int, approved: bool, *, actor: str, why: str, plan_hash: s
 def waiting_for_approval() -> Sequence[SignalEvent]:
     """Incidents whose plan waits for a person's word, the oldest first."""
     return list(SignalEvent.objects.filter(status=Status.AWAITING_APPROVAL).order_by("pk")[:100])
+
+
+@transaction.atomic
+def send_again(delivery_id: int, *, actor: str) -> None:
+    """Has a delivery that failed tried once more. Raises Refused when it is none that failed."""
+    if not rounds.send_again(delivery_id):
+        raise Refused("There is nothing to send again: it is on its way, or has arrived.")
+    target = f"delivery {delivery_id}"
+    audit.record(actor=actor, action="send again", target=target, before={"failed": True}, after={"failed": False})

@@ -16,6 +16,9 @@ from byteport.core.outcome import Result, Severity
 from byteport.core.resource import ResourceRef
 from byteport.core.units import human_bytes, human_duration
 from byteport.models import AuditEntry
+from incidents.escalation.channel import Kind
+from incidents.markup import to_html
+from incidents.models import Delivery, Told
 from runbooks.models import STARTED, AgentAction, GateVerdict
 from runbooks.runbook import Look
 from signals.catalog import CATALOG
@@ -65,6 +68,19 @@ SOURCE_STATES: Mapping[str, Badge] = {
     "failing": ("bad", "cross", "Failing"),
     "silent": ("plain", "clock", "Not called yet"),
     "off": ("plain", "pause", "Off"),
+}
+TOLD: Mapping[str, Badge] = {
+    Told.WAITING: ("active", "clock", "On its way"),
+    Told.SENDING: ("active", "clock", "On its way"),
+    Told.SENT: ("good", "check", "Arrived"),
+    Told.HELD: ("dry", "flask", "Not sent"),
+    Told.FAILED: ("bad", "cross", "Failed"),
+    Told.WITHDRAWN: ("plain", "skip", "Not needed any more"),
+}
+KINDS: Mapping[str, str] = {
+    Kind.ESCALATED: "handed over",
+    Kind.REMINDER: "reminded",
+    Kind.CLEARED: "told that it is over",
 }
 BY_WHOM: Mapping[str, str] = {
     ResolvedBy.BYTEPORT: "by BytePort",
@@ -127,6 +143,27 @@ def result_badge(action: AgentAction) -> SafeString:
 @register.simple_tag
 def look_badge(look: str) -> SafeString:
     return _badge(_known(LOOKS, look))
+
+
+@register.simple_tag
+def told_badge(delivery: Delivery) -> SafeString:
+    """How a delivery stands; one that arrived with a warning, or keeps failing, is no plain good news."""
+    if delivery.status == Told.SENT and delivery.error:
+        return _badge(("warn", "alert", "Arrived in part"))
+    if delivery.is_pending and delivery.failing_since:
+        return _badge(("warn", "clock", "Tries again"))
+    return _badge(_known(TOLD, delivery.status))
+
+
+@register.filter
+def told_kind(kind: str) -> str:
+    return KINDS.get(kind, kind)
+
+
+@register.filter
+def as_markdown(text: str) -> SafeString:
+    """What BytePort itself has written in Markdown, sanitised."""
+    return to_html(text)
 
 
 @register.simple_tag

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from byteport.core.clock import now
 from incidents import operate, queries, trend
+from incidents.handover import handed
 from incidents.record import advice_for, clear_threshold
 from incidents.views.page import actor, carry_out, go_back, operators_only, show, signed_in
 from incidents.views.story import progress, story
@@ -23,7 +24,7 @@ AT_REST = (Status.ESCALATED, Status.SIMULATED, Status.AWAITING_APPROVAL)
 @require_safe
 @signed_in
 def incident(request: HttpRequest, pk: int) -> HttpResponse:
-    event = get_object_or_404(SignalEvent, pk=pk)
+    event, at = get_object_or_404(SignalEvent, pk=pk), now()
     record, plan, diagnosis = (
         queries.record_of(event),
         queries.plan_kept(event),
@@ -39,7 +40,8 @@ def incident(request: HttpRequest, pk: int) -> HttpResponse:
         "trend": drawn_trend(event),
         "manual_steps": manual_steps(event, diagnosis),
         "poll_s": poll_s(event),
-        "at": now(),
+        "handed": handed(event, at),
+        "at": at,
     }
     return show(request, "incident", context)
 
@@ -86,4 +88,12 @@ def refuse(request: HttpRequest, pk: int) -> HttpResponse:
         lambda: operate.refuse(pk, actor=actor(request), why=why, plan_hash=plan_hash),
         f"You refused the plan of incident {pk}. It is handed to people now.",
     )
+    return go_back(request, "incident", pk)
+
+
+@require_POST
+@operators_only
+def send_again(request: HttpRequest, pk: int, delivery: int) -> HttpResponse:
+    done = f"What people have to be told of incident {pk} is tried again within seconds."
+    carry_out(request, lambda: operate.send_again(delivery, actor=actor(request)), done)
     return go_back(request, "incident", pk)

@@ -15,7 +15,9 @@ from django.views.decorators.cache import never_cache
 from django_htmx.http import HttpResponseClientRedirect
 from django_htmx.middleware import HtmxDetails
 
+from byteport.core.clock import now
 from byteport.core.errors import Refused
+from incidents.handover import hand_over, what_to_set
 from incidents.queries import NEEDS_PERSON, processes
 from runbooks.policy import agent_settings
 from signals.models import SignalEvent
@@ -67,6 +69,8 @@ def top_context(request: HttpRequest) -> dict[str, Any]:
     return {
         "agent": agent_settings(),
         "processes": processes(),
+        "hand_over": hand_over(now()),
+        "what_to_set": what_to_set(),
         "needs_person": SignalEvent.objects.filter(status__in=NEEDS_PERSON).count(),
         "here": (htmx.current_url_abs_path if htmx else None) or request.get_full_path(),
     }

@@ -1,4 +1,4 @@
-"""What holds for every source, runbook, action and drill there is, also for one that comes tomorrow."""
+"""What holds for every source, runbook, action, drill and channel there is, also for one that comes tomorrow."""
 
 import inspect
 
@@ -6,6 +6,7 @@ import pytest
 
 from byteport.core.permissions import VERBS, cluster_permissions
 from byteport.drills.drill import DRILLS, Drill
+from incidents.escalation.channel import CHANNELS, Channel
 from runbooks.action import ACTIONS, Action
 from runbooks.runbook import RUNBOOKS, Runbook
 from signals.catalog import CATALOG
@@ -68,3 +69,22 @@ def test_an_action_keeps_its_contract(name):
 def test_a_drill_keeps_its_contract(name):
     assert isinstance(DRILLS[name], Drill)
     assert name in CATALOG
+
+
+@pytest.mark.parametrize("name", list(CHANNELS))
+def test_a_channel_keeps_its_contract(name):
+    channel = CHANNELS[name]
+    assert isinstance(channel, Channel)
+    assert channel.title
+    assert channel.kinds
+    assert name not in channel.follows
+    assert set(channel.follows) <= set(CHANNELS)
+
+
+@pytest.mark.parametrize("name", list(CHANNELS))
+def test_a_channel_that_nobody_has_set_up_is_off_and_says_what_it_needs(name):
+    setup = CHANNELS[name].setup()
+    assert not setup.given
+    assert not setup.ready
+    assert all(setting.startswith("BYTEPORT_") for setting in setup.missing)
+    assert setup.missing

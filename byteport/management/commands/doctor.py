@@ -19,6 +19,8 @@ from byteport.core.clock import now
 from byteport.core.errors import BytePortError
 from byteport.core.units import human_bytes, human_duration
 from byteport.heartbeats import alive
+from incidents.escalation.channel import CHANNELS, Channel
+from incidents.handover import hand_over, what_to_set
 from runbooks.policy import agent_settings, is_switched_on
 from runbooks.runbook import RUNBOOKS
 from signals.models import Source
@@ -66,7 +68,7 @@ def examine() -> Iterator[Finding]:
     yield reachable
     if reachable.state == "fail":
         return
-    for look in (migrations, agent, processes, sources, local_host, opt_in, programs):
+    for look in (migrations, agent, processes, sources, local_host, opt_in, channels, programs):
         yield from look()
 
 
@@ -172,6 +174,28 @@ def opt_in() -> Iterator[Finding]:
     else:
         fix = "As root: mkdir -p /etc/byteport && echo 'byteport.io/auto-remediate: disk' > /etc/byteport/annotations"
         yield Finding("opt-in", "warn", f"{place} is opted in to nothing, so BytePort only tells people", fix)
+
+
+def channels() -> Iterator[Finding]:
+    """Each channel that is set up is tried, changing nothing there."""
+    found = hand_over(now())
+    for channel in CHANNELS.values():
+        if channel.setup().ready:
+            yield tried(channel)
+    if not found.ready:
+        what = f"no channel is set up; {found.untold} wait for one" if found.untold else "no channel is set up"
+        yield Finding("hand-over", "fail" if found.untold else "warn", what, what_to_set())
+    for trouble in found.troubles:
+        what = f"{trouble.count} not delivered by {trouble.channel}: {trouble.error}"
+        where = ", ".join(f"incident {event}" for event in trouble.events)
+        yield Finding("hand-over", "fail", what, trouble.remedy or f"Send them again in the console: {where}.")
+
+
+def tried(channel: Channel) -> Finding:
+    try:
+        return Finding(channel.title, "ok", channel.check())
+    except BytePortError as error:
+        return Finding(channel.title, "fail", str(error), getattr(error, "remedy", "") or "See docs/escalation.md.")
 
 
 def programs() -> Iterator[Finding]:

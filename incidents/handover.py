@@ -1,0 +1,86 @@
+"""What the console, `doctor` and the metrics say of the outbox: who was told, who was not, and what to do about it."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
+
+import msgspec
+from django.db.models import Q
+
+from byteport.core.errors import BytePortError
+from incidents.escalation.channel import CHANNELS, Message
+from incidents.models import Delivery, Told
+from incidents.outbox.note import note_of
+from signals.models import SignalEvent, Status
+
+LONG = timedelta(minutes=15)  # an outage of the far end that people should know of
+SHOWN = 200
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """A channel that does not get through: how many deliveries wait for it, and the latest reason."""
+
+    channel: str  # its title
+    count: int
+    error: str
+    remedy: str
+    events: tuple[int, ...]  # the latest of them
+
+
+class HandOver(msgspec.Struct, frozen=True):
+    """Whether people can be told. `untold`: escalated incidents that nobody was told of, for lack of a channel."""
+
+    ready: tuple[str, ...]  # titles of the channels that are set up
+    untold: int
+    troubles: tuple[Trouble, ...]
+
+
+def hand_over(at: datetime) -> HandOver:
+    """Two queries."""
+    ready = tuple(channel.title for channel in CHANNELS.values() if channel.setup().ready)
+    untold = 0 if ready else SignalEvent.objects.filter(status=Status.ESCALATED).count()
+    return HandOver(ready, untold, tuple(_troubles(at)))
+
+
+def what_to_set() -> str:
+    """What would set up a channel, for each that is not."""
+    unset = ((channel.title, channel.setup().missing) for channel in CHANNELS.values())
+    ways = [f"{', '.join(names)} ({title})" for title, names in unset if names]
+    return f"Set {', or '.join(ways)}: docs/escalation.md says how." if ways else "See docs/escalation.md."
+
+
+def _troubles(at: datetime) -> Iterator[Trouble]:
+    stuck = Q(status=Told.FAILED) | Q(status__in=Delivery.PENDING, failing_since__lt=at - LONG)
+    rows = list(Delivery.objects.filter(stuck).defer("body").order_by("channel", "-pk")[:SHOWN])
+    for name, group in groupby(rows, key=attrgetter("channel")):
+        found = list(group)
+        events = tuple(dict.fromkeys(row.event_id for row in found))[:5]
+        yield Trouble(title_of(name), len(found), found[0].error, found[0].remedy, events)
+
+
+def title_of(channel: str) -> str:
+    return CHANNELS[channel].title if channel in CHANNELS else channel
+
+
+class Handed(msgspec.Struct, frozen=True):
+    """One delivery with what it says: as it was sent, or as it would be sent now."""
+
+    row: Delivery
+    title: str  # the channel's
+    message: Message | None
+
+
+def handed(event: SignalEvent, at: datetime) -> Sequence[Handed]:
+    """What people were told of one incident, and what they would be."""
+    rows = Delivery.objects.filter(event=event).select_related("event").order_by("pk")
+    return [Handed(row, title_of(row.channel), _message(row, at)) for row in rows[:SHOWN]]
+
+
+def _message(row: Delivery, at: datetime) -> Message | None:
+    if row.body or row.channel not in CHANNELS:
+        return Message(row.title, row.body) if row.body else None
+    try:
+        return CHANNELS[row.channel].message(note_of(row, at))
+    except (BytePortError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # a record that cannot be told keeps nobody from the page

@@ -1,0 +1,55 @@
+"""What a delivery goes by: all that its channel gets to know, and whether it may be sent at all."""
+
+from datetime import datetime
+
+from django.conf import settings
+
+from incidents.escalation.channel import CHANNELS, Channel, Earlier, Kind, Link, Note
+from incidents.models import Delivery, Told
+from incidents.outbox.write import SAME_TROUBLE, same_trouble
+from incidents.record import record_of
+from runbooks.policy import agent_settings
+
+LINKS = 10
+
+
+def note_of(row: Delivery, at: datetime) -> Note:
+    """From a dozen queries."""
+    return Note(
+        id=row.uid,
+        kind=Kind(row.kind),
+        fingerprint=row.fingerprint,
+        severity=row.severity,
+        record=record_of(row.event),
+        since=at - SAME_TROUBLE,
+        earlier=_earlier(row, at),
+        links=_links(row),
+        began_at=row.began_at,
+        target=row.target,
+    )
+
+
+def _earlier(row: Delivery, at: datetime) -> Earlier | None:
+    before = same_trouble(row.channel, row.fingerprint, at).filter(severity=row.severity, pk__lt=row.pk)
+    latest = before.exclude(target="").order_by("-pk").first()
+    return Earlier(latest.target, latest.url) if latest else None
+
+
+def _links(row: Delivery) -> tuple[Link, ...]:
+    """Where the other channels have it."""
+    elsewhere = Delivery.objects.filter(event=row.event_id, status=Told.SENT).exclude(channel=row.channel)
+    latest = {other.channel: other.url for other in elsewhere.exclude(url="").order_by("pk")[:LINKS]}
+    return tuple(Link(CHANNELS[name].title if name in CHANNELS else name, url) for name, url in latest.items())
+
+
+def why_held(row: Delivery, channel: Channel | None) -> str:
+    """Why it is not sent as things are; empty when it may go."""
+    if channel is None:
+        return f"The channel {row.channel} is not installed any more."
+    if not channel.setup().ready:
+        return f"{channel.title} is not set up."
+    if settings.TELL_IN_DRY_RUN:
+        return ""
+    if row.event.ref.is_drill:
+        return "It is a drill: nobody is told of those."
+    return "The agent is in dry-run: nobody is told." if agent_settings().dry_run else ""
