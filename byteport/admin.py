@@ -1,4 +1,5 @@
-"""The admin of the machinery (processes, queue, audit trail) and of people (users, groups, failed logins)."""
+"""The admin of the inventory, of the machinery (processes, queue, audit trail) and of people (users, groups, failed
+logins)."""
 
 import json
 from collections.abc import Iterator
@@ -21,12 +22,17 @@ from unfold.forms import AdminOwnPasswordChangeForm, AdminPasswordChangeForm, Us
 
 from byteport import audit
 from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, actor_of, choice_filter, column
+from byteport.clients.hosts.inventory import as_address, local_name, transport_to
+from byteport.clients.hosts.protocol import Scope
 from byteport.core.clock import now
+from byteport.core.errors import BytePortError
+from byteport.core.ways import WAYS
 from byteport.heartbeats import ALIVE_S
-from byteport.models import AuditEntry, Heartbeat, QueuedTask
+from byteport.models import AuditEntry, Heartbeat, Host, QueuedTask, ways
 from byteport.snapshot import masked
 
 ROLES = ("web", "worker", "watch")
+PAGE_PATIENCE_S = 5.0  # what a page waits for a host to answer
 # The queue is BytePort's own: of django-q2's pages, those of failures and schedules remain.
 for replaced in (Success, Failure, OrmQ, Schedule, AccessAttempt, AccessFailureLog, AccessLog, User, Group):
     if admin.site.is_registered(replaced):
@@ -58,6 +64,84 @@ def changes_of(entry: AuditEntry) -> Iterator[tuple[str, str, str]]:
 
 def _shown(value: Any) -> str:
     return "nothing" if value in (None, "") else json.dumps(value, ensure_ascii=False)
+
+
+class HostForm(FreshForm):
+    """Asks for what the chosen way cannot do without."""
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        values = {**self.initial, **self.cleaned_data}
+        way = WAYS.get(values.get("way") or "")
+        for name in way.needs if way else ():
+            if not values.get(name):
+                self.add_error(name, f"A host that is reached by {values['way']} needs it.")
+        if values.get("way") == "local" and values.get("name") != local_name():
+            self.add_error("way", f"Only the host that BytePort runs on is local: {local_name()}.")
+        return cleaned
+
+
+@admin.register(Host)
+class HostAdmin(AuditedAdmin):
+    """The inventory. It fills itself from what the sources see; how a host is reached, a person chooses."""
+
+    form = HostForm
+    audit_noun = "host"
+    one_line = (
+        "name", "address", "user", "key_file", "known_hosts_file", "instance_id", "region", "role_arn", "cluster",
+        "node",
+    )  # fmt: skip
+    list_display = ("name", "reached", "state", "last_success_at", "last_error")
+    list_filter = (choice_filter("way", "way", ways), ("enabled", BooleanRadioFilter))
+    list_filter_submit = True
+    search_fields = ("name", "address", "instance_id", "node")
+    save_as = True
+    readonly_fields = ("suggestion", "opted_in_to", "seen_at", "last_success_at", "last_error_at", "last_error")
+    fieldsets = (
+        (None, {"fields": ("name", "enabled", "way", "suggestion", "poll_s", "opted_in_to")}),
+        ("SSH", {"fields": ("address", "port", "user", "key_file", "known_hosts_file", "use_sudo")}),
+        ("AWS Systems Manager", {"fields": ("instance_id", "region", "role_arn")}),
+        ("Node of a cluster", {"fields": ("cluster", "node")}),
+        ("Health", {"fields": ("seen_at", "last_success_at", "last_error_at", "last_error")}),
+    )
+
+    @column("Reached by")
+    def reached(self, obj: Host) -> str:
+        return obj.way or (f"not at all ({obj.suggested} would suit)" if obj.suggested else "not at all")
+
+    @column("State", label={"ok": "success", "failing": "danger", "off": "warning", "only seen": "info"})
+    def state(self, obj: Host) -> str:
+        if not obj.enabled:
+            return "off"
+        if not obj.way:
+            return "only seen"
+        if obj.last_error:
+            return "failing"
+        return "ok" if obj.last_success_at else "not looked at yet"
+
+    @column("Suggested way")
+    def suggestion(self, obj: Host) -> str:
+        return WAYS[obj.suggested].title if obj.suggested in WAYS else "none"
+
+    @column("Opted in to (read just now)")
+    def opted_in_to(self, obj: Host) -> str:
+        return opt_in_text(obj) if obj.pk else "known once it is saved"
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Host | None = None) -> tuple[str, ...]:
+        """Readings and incidents know a host by its name, so that it stays."""
+        return (*self.readonly_fields, "name") if obj else self.readonly_fields
+
+
+def opt_in_text(host: Host) -> str:
+    """What the host says itself at this moment, or why nothing can be said."""
+    if not host.enabled or host.way not in WAYS:
+        return "cannot be read: BytePort does not reach it"
+    try:
+        found = transport_to(as_address(host)).annotations(Scope("host"), timeout_s=PAGE_PATIENCE_S)
+    except BytePortError as error:
+        return f"cannot be read: {error}"
+    words = ", ".join(found.words) or "nothing"
+    return f"{words} ({found.where}{'' if found.present else ': there is none'})"
 
 
 @admin.register(Heartbeat)

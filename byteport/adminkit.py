@@ -259,6 +259,7 @@ PAGES: dict[str, Sequence[tuple[str, str, str]]] = {  # title, model, icon
     ),
     "Sources": (
         ("Sources", "signals.source", "sensors"),
+        ("Hosts", "byteport.host", "dns"),
         ("Series", "signals.series", "timeline"),
         ("Webhook deliveries", "signals.webhookdelivery", "webhook"),
     ),

@@ -1,8 +1,15 @@
-"""Tables of the machinery itself: the task queue, the processes' heartbeats, the audit trail."""
+"""Tables of the machinery itself: the task queue, the processes' heartbeats, the audit trail; and the inventory."""
 
 from django.core.serializers.json import DjangoJSONEncoder
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models.functions import Now
+
+from byteport.core.ways import WAYS
+
+
+def ways() -> list[tuple[str, str]]:
+    return [(name, way.title) for name, way in WAYS.items()]
 
 
 class QueuedTask(models.Model):
@@ -60,3 +67,59 @@ class AuditEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.actor}: {self.action} {self.target}"
+
+
+class Host(models.Model):
+    """A host of the inventory, and how BytePort reaches it. One that is only seen has no way yet."""
+
+    name = models.TextField(unique=True, help_text="Its name in readings: `web-1` in `host/web-1/mount/%2F`.")
+    enabled = models.BooleanField(
+        default=True, db_default=True, help_text="Off: BytePort neither looks at it nor acts on it."
+    )
+    way = models.TextField(
+        choices=ways,
+        blank=True,
+        db_default="",
+        help_text="How BytePort reaches it. Empty: not at all, it is only seen.",
+    )
+    suggested = models.TextField(
+        blank=True, db_default="", editable=False, help_text="The way that would suit, by where it was seen."
+    )
+    poll_s = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(5), MaxValueValidator(3600)],
+        help_text="Seconds between two looks at its disks and memory. Empty: as suits the way (a node: never).",
+    )
+
+    address = models.TextField(blank=True, db_default="", help_text="SSH: its DNS name or IP address.")
+    port = models.PositiveIntegerField(
+        default=22, db_default=22, validators=[MinValueValidator(1), MaxValueValidator(65_535)], help_text="SSH."
+    )
+    user = models.TextField(blank=True, db_default="", help_text="SSH: the user to sign in as.")
+    key_file = models.TextField(
+        blank=True, db_default="", help_text="SSH: the file of the private key. Empty: BYTEPORT_SSH_IDENTITY."
+    )
+    known_hosts_file = models.TextField(
+        blank=True, db_default="", help_text="SSH: the file of known host keys. Empty: BYTEPORT_SSH_KNOWN_HOSTS."
+    )
+    use_sudo = models.BooleanField(default=False, db_default=False, help_text="SSH: run as root by `sudo -n`.")
+
+    instance_id = models.TextField(blank=True, db_default="", help_text="SSM: the EC2 instance, i-…")
+    region = models.TextField(blank=True, db_default="", help_text="SSM: its region. Empty: the environment's.")
+    role_arn = models.TextField(blank=True, db_default="", help_text="SSM: the role to assume for it, if any.")
+
+    cluster = models.TextField(blank=True, db_default="", help_text="Node: the cluster's name.")
+    node = models.TextField(blank=True, db_default="", help_text="Node: the name of the Node object.")
+
+    seen_at = models.DateTimeField(db_default=Now(), editable=False, help_text="when it was first heard of")
+    last_success_at = models.DateTimeField(null=True, editable=False)
+    last_error_at = models.DateTimeField(null=True, editable=False)
+    last_error = models.TextField(blank=True, db_default="", editable=False)
+
+    class Meta:
+        db_table = "hosts"
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name

@@ -6,6 +6,8 @@ A missing row means the product's defaults, so BytePort runs without them; and a
 from django.db import connection, transaction
 from django_q.models import Schedule
 
+from byteport.clients.hosts.inventory import local_name
+from byteport.models import Host
 from incidents.policies import default_row
 from runbooks.models import AgentSettings, RunbookPolicy
 from runbooks.runbook import RUNBOOKS
@@ -24,6 +26,7 @@ def plant() -> None:
     runbooks = [row for row in map(default_row, RUNBOOKS) if isinstance(row, RunbookPolicy)]
     RunbookPolicy.objects.bulk_create(runbooks, ignore_conflicts=True)
     Source.objects.bulk_create([Source(slug="host", kind="host")], ignore_conflicts=True)
+    Host.objects.bulk_create([Host(name=local_name(), way="local")], ignore_conflicts=True)
     _schedule_sweep()
 
 

@@ -22,6 +22,7 @@ Reading verbs (they change nothing)
                read_only [mount], excluded {reason: count}
   memory       total_bytes, available_bytes, percent, swap_total_bytes, swap_free_bytes, swap_in_pages,
                swap_out_pages, pressure {some_avg10, some_avg60, full_avg10, full_avg60} | null
+  gauges       usage and memory in one go: {"usage": {status, reason, result}, "memory": the same}
   annotations  present, annotations {key: value}, words [of byteport.io/auto-remediate]
   survey       what a clean-up would find: journal {bytes | null, reason}; rotated_logs and tmp, as the change
                verbs' results or {reason}; runtime "docker" | "crictl" | null;
@@ -851,6 +852,12 @@ def memory(ctx: Context) -> Outcome:
     )
 
 
+def gauges(ctx: Context) -> Outcome:
+    """What is looked at all the time, for the price of one call. One of the two may fail without the other."""
+    parts = {name: outcome_of(ctx._replace(request=ctx.request._replace(verb=name))) for name in ("usage", "memory")}
+    return done({name: part._asdict() for name, part in parts.items()})
+
+
 def parse_pressure(text: str) -> Optional[Dict[str, float]]:
     lines = re.findall(r"^(some|full) avg10=([\d.]+) avg60=([\d.]+)", text, re.MULTILINE)
     figures = {}
@@ -1419,6 +1426,7 @@ VERBS: Dict[str, Verb] = {
     "facts": Verb(facts),
     "usage": Verb(usage),
     "memory": Verb(memory),
+    "gauges": Verb(gauges),
     "annotations": Verb(opt_in),
     "survey": Verb(survey),
     "probe": Verb(probe, args=("action_id",)),

@@ -1,4 +1,5 @@
-"""Day partitions of `samples`, made ahead and dropped by age; and what else has a time to live."""
+"""Day partitions of `samples`, made ahead and dropped by age; what else has a time to live; and the inventory's rows
+for hosts that were seen."""
 
 from datetime import date, timedelta
 
@@ -6,6 +7,7 @@ from django.db import connection, transaction
 from psycopg import sql
 
 from byteport.core.clock import now
+from signals import seen_hosts
 from signals.models import WebhookDelivery
 
 DAYS_AHEAD = 3
@@ -17,6 +19,7 @@ def run() -> None:
     """Does what is due. Safe to run late, twice, or at the same time as another."""
     make_partitions()
     drop_partitions()
+    seen_hosts.note()
     WebhookDelivery.objects.filter(received_at__lt=now() - KEEP_DELIVERIES).delete()
 
 

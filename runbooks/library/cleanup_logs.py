@@ -14,6 +14,7 @@ from byteport.clients.hosts.inventory import is_reachable
 from byteport.clients.hosts.reader import read, scope_of
 from byteport.core.resource import ResourceRef
 from byteport.core.units import human_bytes
+from runbooks.host_opt_in import host_opt_in
 from runbooks.runbook import (
     CannotPlan,
     Diagnosis,
@@ -30,7 +31,6 @@ from signals.catalog import CATALOG
 from signals.reading import Reading
 from signals.sources.host import disk_reading, volume_of
 
-OPT_IN_KEY = "byteport.io/auto-remediate"
 HOPELESS_PERCENT = 95.0
 
 
@@ -93,8 +93,7 @@ class CleanupLogs:
         return ()
 
     def opt_in(self, event: EventView) -> OptIn:
-        found = read(event.resource.place, "annotations", scope_of(event.resource))
-        return opt_in_of(found, event.resource, CATALOG[self.signal].opt_in)
+        return host_opt_in(event.resource, CATALOG[self.signal].opt_in)
 
     def override(self, event: EventView, diagnosis: Diagnosis) -> str:
         return ""  # files come and go on a host; there is no change that says "a person is at it"
@@ -131,19 +130,6 @@ class CleanupLogs:
                 f"df -h -- {path} && df -i -- {path}",
             ),
         )
-
-
-def opt_in_of(found: dict[str, Any], resource: ResourceRef, word: str) -> OptIn:
-    """Reads the answer of `annotations`. Pure."""
-    words = found["words"]
-    where = f"/etc/byteport/annotations of {resource.label if resource.is_drill else resource.place}"
-    line = f"{OPT_IN_KEY}: {','.join([*words, word])}"
-    return OptIn(
-        given=word in words,
-        where=where,
-        found=", ".join(words) or ("no word" if found["present"] else "no such file"),
-        remedy=f"as root on {resource.place}, put the line `{line}` into /etc/byteport/annotations.",
-    )
 
 
 def _useful(resource: ResourceRef, mounts: Sequence[str]) -> list[Measure]:

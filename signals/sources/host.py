@@ -1,43 +1,122 @@
-"""The hosts that BytePort reaches itself: usage of each mount, memory and swap. So far: the one it runs on."""
+"""The hosts that BytePort reaches itself, whichever way: usage of each mount, memory and swap."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from byteport.clients.hosts.inventory import local_name
-from byteport.clients.hosts.reader import read
+from byteport.clients.hosts.inventory import reachable, transport_to
+from byteport.clients.hosts.reader import read, read_by
+from byteport.core.errors import Temporary
 from byteport.core.resource import ResourceRef
+from byteport.core.ways import WAYS, Address
+from byteport.models import Host
+from signals.looks import Look, Looks
 from signals.reading import Reading
 from signals.source import SourceConfig
 
 INTERVAL_S = 10.0
-DRILL_INTERVAL_S = 1.0
+QUICK_INTERVAL_S = (
+    1.0  # while a drill's volume exists, so that its story is told within a minute; or looks are under way
+)
+FAULT_S = 60.0  # a host that could not be read is asked no more often than that
+PATIENCE_S = 2.0  # that one poll waits for slow hosts; their readings come with a later one
 
 
 class HostSource:
-    """Reads `/proc` and the mounted file systems through `hostctl`."""
+    """Reads `/proc` and the mounted file systems through `hostctl`, on many hosts at once."""
 
     name = "host"
     title = "Hosts that BytePort reaches itself"
     permissions: tuple[str, ...] = ()
 
     def __init__(self) -> None:
+        self._looks = Looks(gauges_of, patience_s=PATIENCE_S)
+        self._next: dict[str, datetime] = {}  # when a host is due; absent: now
+        self._failing: dict[str, str] = {}  # hosts whose latest look failed, and why
         self._drill_seen = False
 
     def interval_s(self) -> float:
-        """Every ten seconds; every second while a drill's volume exists, so that its story is told within a minute."""
-        return DRILL_INTERVAL_S if self._drill_seen else INTERVAL_S
+        return QUICK_INTERVAL_S if self._drill_seen or self._looks.running else INTERVAL_S
 
     def poll(self, config: SourceConfig, now: datetime) -> Sequence[Reading]:
-        place = local_name()
-        volumes = disk_readings(place, read(place, "usage"), now)
-        self._drill_seen = any(reading.resource.is_drill for reading in volumes)
-        return [*volumes, memory_reading(place, read(place, "memory"), now)]
+        """Looks at the hosts that are due. One that cannot be read is noted by name and fails none of the others.
+
+        Raises Temporary when there is not one that can be read.
+        """
+        known = {host.name: host for host in reachable() if interval_of(host) is not None}
+        self._forget_all_but(known)
+        ended = self._looks.take(self._due(known, now), now)
+        readings = [reading for look in ended for reading in self._taken(look)]
+        note_health(ended, self._failing)
+        if known and len(self._failing) == len(known):
+            name, why = next(iter(self._failing.items()))
+            raise Temporary(f"None of {len(known)} hosts can be read; {name}: {why}")
+        return readings
 
     def reread(self, config: SourceConfig, signal: str, resource: ResourceRef, now: datetime) -> Reading | None:
         if signal == "memory_pressure":
             return memory_reading(resource.place, read(resource.place, "memory"), now)
         return disk_reading(resource, now)
+
+    def _forget_all_but(self, known: Mapping[str, Address]) -> None:
+        self._next = {name: at for name, at in self._next.items() if name in known}
+        self._failing = {name: why for name, why in self._failing.items() if name in known}
+
+    def _due(self, known: Mapping[str, Address], now: datetime) -> list[Address]:
+        """Those whose time has come, the longest overdue first."""
+        due = [host for host in known.values() if self._next.get(host.name, now) <= now]
+        return sorted(due, key=lambda host: self._next.get(host.name, now))
+
+    def _taken(self, look: Look) -> list[Reading]:
+        """A look's readings, and when its host is due again."""
+        name, pause_s = look.host.name, interval_of(look.host) or 0.0
+        readings, faults = readings_of(look)
+        if look.error or faults:
+            self._failing[name] = look.error or "; ".join(faults)
+            pause_s = max(pause_s, FAULT_S) if look.error else pause_s
+        else:
+            self._failing.pop(name, None)
+        if look.host.way == "local":
+            self._drill_seen = any(reading.resource.is_drill for reading in readings)
+            pause_s = 0.0
+        self._next[name] = look.at + timedelta(seconds=pause_s)
+        return readings
+
+
+def interval_of(host: Address) -> float | None:
+    """Seconds between two looks. None: it is not looked at."""
+    return WAYS[host.way].poll_s if host.poll_s is None else float(host.poll_s)
+
+
+def gauges_of(host: Address) -> dict[str, Any]:
+    """One look at one host, whose address is known: it asks nothing but the host."""
+    return read_by(transport_to(host), host.name, "gauges")
+
+
+def readings_of(look: Look) -> tuple[list[Reading], list[str]]:
+    """A look's readings, and what of it failed."""
+    gauges = look.result or {}
+    faults = [f"{name}: {part['reason']}" for name, part in gauges.items() if part["status"] != "done"]
+    return list(_readings(look.host.name, gauges, look.at)), faults
+
+
+def _readings(place: str, gauges: dict[str, Any], at: datetime) -> Iterator[Reading]:
+    good = {name: part["result"] for name, part in gauges.items() if part["status"] == "done"}
+    if "usage" in good:
+        yield from disk_readings(place, good["usage"], at)
+    if "memory" in good:
+        yield memory_reading(place, good["memory"], at)
+
+
+def note_health(ended: Sequence[Look], failing: Mapping[str, str]) -> None:
+    """Writes at each host when it was read, or why it was not."""
+    for at in {look.at for look in ended}:
+        read_then = [look.host.name for look in ended if look.at == at and look.host.name not in failing]
+        Host.objects.filter(name__in=read_then).update(last_success_at=at, last_error="")
+    for look in ended:
+        if look.host.name in failing:
+            error = failing[look.host.name][:2000]
+            Host.objects.filter(name=look.host.name).update(last_error_at=look.at, last_error=error)
 
 
 def disk_reading(resource: ResourceRef, now: datetime) -> Reading | None:

@@ -1,4 +1,5 @@
-"""The fence and the actions on hosts. Real: the fence, the actions, `hostctl` as a child process with its journal."""
+"""The fence and the actions on hosts. Real: PostgreSQL, the fence, the actions, `hostctl` as a child process with
+its journal."""
 
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -17,6 +18,7 @@ from runbooks.actions import host
 from runbooks.actions.fence import Permit, admit, opened
 from runbooks.hostctl import VERBS
 
+pytestmark = pytest.mark.django_db
 CLEAR_TMP = Permit("host", "web-1", "clear_tmp", "host/web-1/mount/%2F")
 
 

@@ -2,21 +2,28 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import msgspec
-from django.conf import settings
 
-from byteport.clients.hosts.protocol import MAX_ANSWER_BYTES, HostAnswer, HostRequest
+from byteport.clients.hosts.annotations import file_remedy, from_file
+from byteport.clients.hosts.inventory import local_name
+from byteport.clients.hosts.program import HOSTCTL, decode
+from byteport.clients.hosts.protocol import Annotations, HostAnswer, HostRequest, Scope
 from byteport.core.errors import Permanent, Temporary
-
-HOSTCTL = Path(settings.BASE_DIR) / "runbooks" / "hostctl.py"
+from byteport.core.ways import Address, Way
 
 
 class LocalTransport:
     """Runs `hostctl` with this Python, isolated from its environment and packages."""
 
+    def __init__(self, host: Address) -> None:
+        self._name = host.name
+
     def run(self, request: HostRequest, *, timeout_s: float) -> HostAnswer:
+        if self._name != local_name():  # the process that asks may run on another machine than the one that was meant
+            raise Permanent(
+                f"{self._name} is reached only by a BytePort that runs on it; this one runs on {local_name()}."
+            )
         try:
             done = subprocess.run(
                 [sys.executable, "-I", "-S", str(HOSTCTL)],
@@ -31,13 +38,12 @@ class LocalTransport:
             raise Temporary(f"hostctl could not be started: {error.strerror}") from error
         return decode(done.stdout, done.returncode, done.stderr)
 
+    def annotations(self, scope: Scope, *, timeout_s: float) -> Annotations:
+        return from_file(self, self._name, scope, timeout_s=timeout_s)
 
-def decode(stdout: bytes, code: int, stderr: bytes) -> HostAnswer:
-    """The answer in what the program printed. Raises Temporary when there is none: it may have been cut off."""
-    if len(stdout) > MAX_ANSWER_BYTES + 1024:
-        raise Permanent(f"hostctl answered with more than {MAX_ANSWER_BYTES} bytes")
-    try:
-        return msgspec.json.decode(stdout, type=HostAnswer)
-    except msgspec.DecodeError as error:
-        said = stderr.decode(errors="replace").strip()[-500:]
-        raise Temporary(f"hostctl ended with {code} and no readable answer: {said or error}") from error
+    def remedy(self, words: str) -> str:
+        return file_remedy(self._name, words)
+
+
+# No interval of its own: it is looked at whenever the host source is asked.
+WAY = Way(name="local", title="Local: BytePort runs on it", transport=LocalTransport, poll_s=0)

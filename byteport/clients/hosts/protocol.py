@@ -4,7 +4,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-READ_VERBS = frozenset({"facts", "usage", "memory", "annotations", "survey", "probe"})
+READ_VERBS = frozenset({"facts", "usage", "memory", "gauges", "annotations", "survey", "probe"})
 MAX_ANSWER_BYTES = 1_048_576
 
 
@@ -34,8 +34,22 @@ class HostAnswer(msgspec.Struct, frozen=True):
     replayed: bool = False
 
 
+class Annotations(msgspec.Struct, frozen=True):
+    """What a host is opted in to, read from the host itself or its platform just now."""
+
+    words: tuple[str, ...]
+    present: bool  # whether there is such an annotation at all
+    where: str  # where it was read, e.g. "/etc/byteport/annotations of web-1"
+
+
 class Transport(Protocol):
     """A way to run `hostctl` on one host."""
 
     def run(self, request: HostRequest, *, timeout_s: float) -> HostAnswer:
         """Runs it once, never again by itself. Raises Permanent, or Temporary when it may have happened or not."""
+
+    def annotations(self, scope: Scope, *, timeout_s: float) -> Annotations:
+        """Reads the opt-in where this kind of host has it. Raises Temporary or Permanent."""
+
+    def remedy(self, words: str) -> str:
+        """What a person does to opt the host in to these words (comma-separated), with names shell-quoted."""

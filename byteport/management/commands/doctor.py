@@ -3,22 +3,26 @@
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 from django.conf import settings
 from django.core.checks import WARNING, run_checks
 from django.db import Error as DatabaseError
-from django.db import connection
+from django.db import connection, connections
 
 from byteport import embedded, upgrade
 from byteport.cli import Report, ReportCommand
-from byteport.clients.hosts.inventory import local_name
-from byteport.clients.hosts.reader import read
+from byteport.clients.hosts.inventory import ANNOTATIONS_TIMEOUT_S, reachable, transport_to
+from byteport.clients.hosts.protocol import Scope
+from byteport.clients.hosts.reader import read_by
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError
 from byteport.core.units import human_bytes, human_duration
+from byteport.core.ways import Address
 from byteport.heartbeats import alive
+from byteport.models import Host
 from incidents.escalation.channel import CHANNELS, Channel
 from incidents.handover import hand_over, what_to_set
 from runbooks.policy import agent_settings, is_switched_on
@@ -27,6 +31,11 @@ from signals.models import Source
 
 MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 LOW_SPACE_BYTES = 1_000_000_000
+HOSTS_AT_ONCE = 16
+NOT_ROOT = {
+    "local": "Run BytePort as root on this host, or accept that what only root may delete stays.",
+    "ssh": "Sign in as root, or set “Use sudo” for it in the admin (docs/hosts.md has the line for sudoers).",
+}
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,7 +77,7 @@ def examine() -> Iterator[Finding]:
     yield reachable
     if reachable.state == "fail":
         return
-    for look in (migrations, agent, processes, sources, local_host, opt_in, channels, programs):
+    for look in (migrations, agent, processes, sources, hosts, channels, programs):
         yield from look()
 
 
@@ -145,35 +154,58 @@ def sources() -> Iterator[Finding]:
             yield Finding(name, "ok", f"last heard of {human_duration(max(ago, 0))} ago")
 
 
-def local_host() -> Iterator[Finding]:
-    place = local_name()
+def hosts() -> Iterator[Finding]:
+    """Each host that BytePort has a way to, several at a time; and those that are only seen."""
+    known = reachable()
+    with ThreadPoolExecutor(HOSTS_AT_ONCE) as pool:
+        for findings in pool.map(look_at, known):
+            yield from findings
+    unreached = list(Host.objects.filter(enabled=True, way="").order_by("name").values_list("name", flat=True)[:20])
+    if unreached:
+        fix = "Choose how to reach them in the admin (Hosts), or leave them to people."
+        yield Finding("hosts", "ok", f"only seen, so BytePort does nothing on them: {', '.join(unreached)}", fix)
+
+
+def look_at(host: Address) -> list[Finding]:
+    """One host. Touches the database only where its way has to, and then leaves no connection behind."""
     try:
-        facts = read(place, "facts")
+        found = list(reached(host))
+        return found if found[0].state == "fail" else [*found, *opted_in(host)]
+    finally:
+        connections.close_all()
+
+
+def reached(host: Address) -> Iterator[Finding]:
+    name = f"host {host.name}"
+    try:
+        facts = read_by(transport_to(host), host.name, "facts")
     except BytePortError as error:
-        yield Finding(f"host {place}", "fail", str(error), "hostctl runs with this Python; look at what it says.")
+        yield Finding(name, "fail", str(error), f"docs/hosts.md says what the way “{host.way}” needs.")
         return
     who = "root" if facts["uid"] == 0 else f"user {facts['uid']}"
-    yield Finding(f"host {place}", "ok", f"read as {who}, Python {facts['python']}, kernel {facts['kernel']}")
+    yield Finding(name, "ok", f"{host.way}, read as {who}, Python {facts['python']}, kernel {facts['kernel']}")
     if facts["uid"] != 0:
-        fix = "Run BytePort as root on this host, or accept that what only root may delete stays."
-        yield Finding("rights", "warn", "not root: it can delete only its own user's files", fix)
-    missing = [name for name, present in facts["tools"].items() if not present]
+        yield Finding(
+            f"{name}, rights", "warn", "not root: it can delete only its own user's files", NOT_ROOT.get(host.way, "")
+        )
+    missing = [tool for tool, present in facts["tools"].items() if not present]
     if missing:
-        yield Finding("tools", "ok", f"not installed, so their steps are skipped: {', '.join(sorted(missing))}")
+        detail = f"not installed, so their steps are skipped: {', '.join(sorted(missing))}"
+        yield Finding(f"{name}, tools", "ok", detail)
 
 
-def opt_in() -> Iterator[Finding]:
-    place = local_name()
+def opted_in(host: Address) -> Iterator[Finding]:
+    name, transport = f"host {host.name}, opt-in", transport_to(host)
     try:
-        words = read(place, "annotations")["words"]
+        found = transport.annotations(Scope("host"), timeout_s=ANNOTATIONS_TIMEOUT_S)
     except BytePortError as error:
-        yield Finding("opt-in", "fail", str(error), "The file must belong to root and be writable by nobody else.")
+        yield Finding(name, "fail", str(error), f"To opt in: {transport.remedy('disk')}")
         return
-    if words:
-        yield Finding("opt-in", "ok", f"{place} is opted in to {', '.join(words)}")
+    if found.words:
+        yield Finding(name, "ok", ", ".join(found.words))
     else:
-        fix = "As root: mkdir -p /etc/byteport && echo 'byteport.io/auto-remediate: disk' > /etc/byteport/annotations"
-        yield Finding("opt-in", "warn", f"{place} is opted in to nothing, so BytePort only tells people", fix)
+        fix = f"To opt in: {transport.remedy('disk')}"
+        yield Finding(name, "warn", "nothing, so BytePort only tells people", fix)
 
 
 def channels() -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from byteport.core.resource import ResourceRef
-from runbooks.library.cleanup_logs import RUNBOOK, mount_of, opt_in_of
+from runbooks.library.cleanup_logs import RUNBOOK, mount_of
 from runbooks.runbook import CannotPlan, Diagnosis, EventView, Look, Plan, Timing
 from signals.reading import Reading
 
@@ -96,16 +96,6 @@ def test_a_look_is_good_below_80_and_hopeless_from_95_on(value, look, hopeless):
 
 def test_no_reading_is_inconclusive():
     assert RUNBOOK.judge(event(), None, TIMING).look is Look.INCONCLUSIVE
-
-
-def test_the_opt_in_needs_its_very_word():
-    for words, given in ((["disk"], True), (["memory", "disk"], True), (["disks"], False), ([], False)):
-        assert opt_in_of({"words": words, "present": True}, event().resource, "disk").given is given
-
-
-def test_the_opt_in_says_how_to_give_it_and_keeps_the_words_that_are_there():
-    remedy = opt_in_of({"words": ["memory"], "present": True}, event().resource, "disk").remedy
-    assert "byteport.io/auto-remediate: memory,disk" in remedy
 
 
 def test_the_manual_steps_quote_hostile_names():

@@ -1,0 +1,174 @@
+"""The host source. Real: PostgreSQL, the threads, `hostctl` on this host. The hosts of the way `standin` are objects in
+this process; hosts over real SSH are in tests/byteport/clients/hosts/test_ssh.py."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+
+from byteport.clients.hosts.inventory import local_name
+from byteport.clients.hosts.protocol import HostAnswer
+from byteport.core.clock import now
+from byteport.core.errors import Permanent, Temporary
+from byteport.core.ways import WAYS, Way
+from byteport.models import Host
+from signals.source import SourceConfig
+from signals.sources import host as module
+from signals.sources.host import HostSource
+
+pytestmark = pytest.mark.django_db
+CONFIG = SourceConfig("host")
+MOUNT = {"mount": "/", "device": "/dev/sda1", "fstype": "ext4", "percent": 91.0, "drill": None}
+USAGE = {"status": "done", "reason": "", "result": {"mounts": [MOUNT], "read_only": [], "excluded": {}}}
+MEMORY = {"status": "done", "reason": "", "result": {"percent": 40.0}}
+BROKEN = {"status": "failed", "reason": "no /proc", "result": {}}
+
+
+class StandIn:
+    """Hosts by name: what each answers, or which error it raises."""
+
+    def __init__(self):
+        self.answers = {}
+        self.asked = []
+        self.slow = threading.Event()
+
+    def transport(self, address):
+        outer = self
+
+        class Transport:
+            def run(self, request, *, timeout_s):
+                outer.asked.append(address.name)
+                if address.name == "slow":
+                    assert outer.slow.wait(30)
+                answer = outer.answers.get(address.name, {"usage": USAGE, "memory": MEMORY})
+                if isinstance(answer, Exception):
+                    raise answer
+                return HostAnswer("done", result=answer)
+
+        return Transport()
+
+
+@pytest.fixture
+def far(monkeypatch):
+    standin = StandIn()
+    ways = {**WAYS, "standin": Way(name="standin", title="Stand-in", transport=standin.transport, poll_s=30)}
+    monkeypatch.setitem(vars(WAYS), "_found", ways)
+    yield standin
+    standin.slow.set()
+
+
+@pytest.fixture
+def source(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_S", 30.0)  # against hanging; no measure of speed
+    return HostSource()
+
+
+def without_this_host():
+    Host.objects.create(name=local_name(), way="local", enabled=False)
+
+
+def add(*names, **fields):
+    for name in names:
+        Host.objects.create(name=name, way="standin", **fields)
+
+
+def places(readings):
+    return sorted({reading.resource.place for reading in readings})
+
+
+def test_this_host_is_read_at_every_poll(source):
+    for _ in range(2):
+        readings = source.poll(CONFIG, now())
+        assert places(readings) == [local_name()]
+        assert {reading.signal for reading in readings} == {"disk_pressure", "memory_pressure"}
+
+
+def test_every_host_that_is_reached_is_read_and_noted(source, far):
+    add("web-1", "web-2")
+    Host.objects.create(name="only-seen")
+    at = now()
+    assert places(source.poll(CONFIG, at)) == sorted([local_name(), "web-1", "web-2"])
+    assert set(Host.objects.values_list("name", "last_success_at")) == {
+        ("web-1", at), ("web-2", at), ("only-seen", None)
+    }  # fmt: skip
+
+
+def test_a_broken_host_is_told_by_name_and_fails_none_of_the_others(source, far):
+    without_this_host()
+    add("web-1", "web-2")
+    far.answers["web-2"] = Permanent("its host key has changed")
+    assert places(source.poll(CONFIG, now())) == ["web-1"]
+    assert dict(Host.objects.exclude(way="local").values_list("name", "last_error")) == {
+        "web-1": "", "web-2": "its host key has changed"
+    }  # fmt: skip
+
+
+def test_a_host_that_is_well_again_says_so(source, far):
+    without_this_host()
+    add("web-1", "web-2")
+    far.answers["web-2"] = Temporary("away")
+    at = now()
+    source.poll(CONFIG, at)
+    del far.answers["web-2"]
+    assert places(source.poll(CONFIG, at + timedelta(seconds=61))) == ["web-1", "web-2"]
+    assert not Host.objects.exclude(last_error="").exists()
+
+
+def test_when_not_one_host_can_be_read_the_poll_fails(source, far):
+    without_this_host()
+    add("web-1")
+    far.answers["web-1"] = Temporary("no route to it")
+    with pytest.raises(Temporary, match="web-1: no route to it"):
+        source.poll(CONFIG, now())
+    assert Host.objects.get(name="web-1").last_error == "no route to it"
+
+
+def test_half_a_look_gives_its_half_and_says_what_is_missing(source, far):
+    without_this_host()
+    add("web-1", "web-2")
+    far.answers["web-1"] = {"usage": USAGE, "memory": BROKEN}
+    readings = source.poll(CONFIG, now())
+    assert [r.signal for r in readings if r.resource.place == "web-1"] == ["disk_pressure"]
+    assert Host.objects.get(name="web-1").last_error == "memory: no /proc"
+
+
+def test_each_host_has_its_own_interval_and_a_broken_one_a_longer_one(source, far):
+    without_this_host()
+    add("web-1")
+    add("web-2", poll_s=20)
+    add("broken")
+    far.answers["broken"] = Temporary("away")
+    start = now()
+    for seconds in range(0, 61, 10):
+        source.poll(CONFIG, start + timedelta(seconds=seconds))
+    assert {name: far.asked.count(name) for name in ("web-1", "web-2", "broken")} == {
+        "web-1": 3, "web-2": 4, "broken": 2
+    }  # fmt: skip
+
+
+def test_a_way_that_is_not_looked_at_by_itself_can_be_told_to(source, far):
+    without_this_host()
+    vars(WAYS)["_found"]["standin"] = Way(name="standin", title="x", transport=far.transport, poll_s=None)
+    add("node-1")
+    add("node-2", poll_s=60)
+    assert places(source.poll(CONFIG, now())) == ["node-2"]
+
+
+def test_a_slow_host_holds_up_nobody(far, monkeypatch):
+    without_this_host()
+    source = HostSource()
+    add("slow", "web-1")
+    assert places(source.poll(CONFIG, now())) == ["web-1"]
+    assert source.interval_s() == module.QUICK_INTERVAL_S
+    far.slow.set()
+
+
+def test_a_host_that_was_switched_off_is_forgotten(source, far):
+    without_this_host()
+    add("web-1", "web-2")
+    far.answers["web-2"] = Temporary("away")
+    at = now()
+    source.poll(CONFIG, at)
+    Host.objects.filter(name="web-1").update(enabled=False)
+    with pytest.raises(Temporary, match="None of 1 hosts"):
+        source.poll(CONFIG, at + timedelta(seconds=61))
