@@ -10,6 +10,7 @@ Real: HTTP, the wire format, list in pages, watch with resume, bookmarks and bot
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -30,6 +31,8 @@ PLACE = "test"
 TOKEN = "token-1"
 PATIENCE_S = 10.0
 _KIND_OF = {(kind.group, kind.version, kind.plural): kind.name for kind in KINDS.values()}
+ALIAS = "namespaces-themselves"
+NAMESPACE_ITSELF = re.compile(r"^(/api/v1)/namespaces((?:/[^/?]+)?(?:\?.*)?)$")
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -58,16 +61,17 @@ class Seen:
     def __init__(self, request: kmock.Request) -> None:
         self.at = time.monotonic()
         self.method = request.method.value
-        self.path = request.url.raw_path
+        self.path = request.url.raw_path.replace(ALIAS, "namespaces")
         self.params = dict(request.params)
         self.headers = dict(request.headers)
         self.body = request.body
         resource = request.resource
-        self.kind = _KIND_OF.get((resource.group, resource.version, resource.plural), "") if resource else ""
+        self.plural = (resource.plural or "").replace(ALIAS, "namespaces") if resource else ""
+        self.kind = _KIND_OF.get((resource.group, resource.version, self.plural), "") if resource else ""
         self.namespace, self.name, self.subresource = request.namespace or "", request.name or "", request.subresource
         group = f"{resource.group}/" if resource and resource.group else ""
         tail = f"/{request.subresource}" if request.subresource else ""
-        self.resource = f"{group}{resource.plural}{tail}" if resource and resource.plural else ""
+        self.resource = f"{group}{self.plural}{tail}" if self.plural else ""
         self.verb = _VERBS.get(self.method) or self._reading_verb()
 
     def _reading_verb(self) -> str:
@@ -86,6 +90,11 @@ class Seen:
 
 class ApiServer(kmock.KubernetesScaffold):
     """kmock parses the requests and answers discovery; the objects are the store's."""
+
+    async def __call__(self, request: aiohttp.web.BaseRequest) -> aiohttp.web.StreamResponse:
+        """kmock takes the path of a namespace itself for one without a resource, and fails at that of their list."""
+        url = NAMESPACE_ITSELF.sub(rf"\1/{ALIAS}\2", str(request.rel_url))
+        return await super().__call__(request.clone(rel_url=url))
 
     async def _handle(self, request: kmock.Request) -> aiohttp.web.StreamResponse:
         return await self.cluster.answer(request) or await super()._handle(request)
@@ -151,7 +160,7 @@ class Cluster:
             return faulty
         if seen.headers.get("Authorization", "").partition(" ")[2] not in self.tokens:
             return failure(401, "Unauthorized", "Unauthorized")
-        if request.resource is None or request.resource.plural is None:
+        if not seen.plural:
             return None  # discovery, which kmock answers
         if self.rights is not None and seen.right not in self.rights:
             return self._forbidden(request, seen)
@@ -181,10 +190,10 @@ class Cluster:
         group = request.resource.group
         where = f' in the namespace "{seen.namespace}"' if seen.namespace else " at the cluster scope"
         body["message"] = (
-            f'{request.resource.plural} is forbidden: User "system:serviceaccount:byteport:byteport-agent" cannot'
-            f' {seen.verb} resource "{request.resource.plural}" in API group "{group}"{where}'
+            f'{seen.plural} is forbidden: User "system:serviceaccount:byteport:byteport-agent" cannot'
+            f' {seen.verb} resource "{seen.plural}" in API group "{group}"{where}'
         )
-        body["details"] = {"group": group, "kind": request.resource.plural}
+        body["details"] = {"group": group, "kind": seen.plural}
         return aiohttp.web.json_response(body, status=403)
 
     async def _serve(self, request: kmock.Request, seen: Seen) -> aiohttp.web.StreamResponse:
@@ -193,7 +202,7 @@ class Cluster:
         if seen.verb == "list":
             return self._list(seen)
         if seen.verb == "create":
-            return aiohttp.web.json_response(self.store.put(seen.kind, request.data), status=201)
+            return aiohttp.web.json_response(self.store.create(seen.kind, json.loads(seen.body)), status=201)
         obj = self.store.get(seen.kind, seen.namespace, seen.name)
         if obj is None:
             return self._missing(request, seen)
@@ -208,9 +217,9 @@ class Cluster:
 
     def _missing(self, request: kmock.Request, seen: Seen) -> aiohttp.web.Response:
         body = recorded("error_404_not_found")
-        resource = f"{request.resource.plural}.{request.resource.group}".removesuffix(".")
+        resource = f"{seen.plural}.{request.resource.group}".removesuffix(".")
         body["message"] = f'{resource} "{seen.name}" not found'
-        body["details"] = {"name": seen.name, "group": request.resource.group, "kind": request.resource.plural}
+        body["details"] = {"name": seen.name, "group": request.resource.group, "kind": seen.plural}
         return aiohttp.web.json_response(body, status=404)
 
     def _patch(self, seen: Seen) -> aiohttp.web.Response:

@@ -85,7 +85,7 @@ class Store:
             self.log.clear()
 
     def react(self, reaction: Callable[[str, Object], None]) -> None:
-        """Has `reaction(kind, object)` called after each patch: the place for what a controller would do."""
+        """Has `reaction(kind, object)` called after each creation and patch: for what a controller would do."""
         self.reactions.append(reaction)
 
     # --- for the server
@@ -102,6 +102,12 @@ class Store:
                 for version, logged, event, body, where in self.log
                 if after < version <= until and logged == kind and namespace in ("", where)
             ]
+
+    def create(self, kind: str, obj: Object) -> Object:
+        created = self.put(kind, obj)
+        for reaction in self.reactions:
+            reaction(kind, copy.deepcopy(created))
+        return created
 
     def patch(self, key: Key, content_type: str, body: bytes, subresource: str, manager: str, dry_run: bool) -> Object:
         """The object as it is, or in a dry run would be, after the patch. Raises PatchRefusedError, KeyError."""
