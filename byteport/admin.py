@@ -24,11 +24,12 @@ from byteport import audit
 from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, actor_of, choice_filter, column
 from byteport.clients.hosts.inventory import as_address, local_name, transport_to
 from byteport.clients.hosts.protocol import Scope
+from byteport.clients.postgres import inventory, reader
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError
 from byteport.core.ways import WAYS
 from byteport.heartbeats import ALIVE_S
-from byteport.models import AuditEntry, Heartbeat, Host, QueuedTask, ways
+from byteport.models import AuditEntry, Heartbeat, Host, MonitoredDatabase, QueuedTask, ways
 from byteport.snapshot import masked
 
 ROLES = ("web", "worker", "watch")
@@ -156,6 +157,46 @@ class HeartbeatAdmin(RecordAdmin):
     @column("State", label={"alive": "success", "gone": "danger"})
     def state(self, obj: Heartbeat) -> str:
         return "alive" if (now() - obj.seen_at).total_seconds() <= ALIVE_S else "gone"
+
+
+@admin.register(MonitoredDatabase)
+class MonitoredDatabaseAdmin(AuditedAdmin):
+    """PostgreSQL servers that BytePort looks at. It shows where a DSN stands, never what it says."""
+
+    audit_noun = "monitored database"
+    list_display = ("name", "enabled", "health", "idle_limit_s", "last_success_at")
+    list_filter = (("enabled", BooleanRadioFilter),)
+    list_filter_submit = True
+    search_fields = ("name",)
+    readonly_fields = ("now", "last_success_at", "last_error_at", "last_error")
+    add_fieldsets = ((None, {"fields": ("name", "enabled", "connection_variable", "connection_file", "idle_limit_s")}),)
+    fieldsets = (
+        *add_fieldsets,
+        ("Health", {"fields": readonly_fields, "description": "The first line was read for this page just now."}),
+    )
+
+    def get_fieldsets(self, request: HttpRequest, obj: MonitoredDatabase | None = None) -> Any:
+        return self.fieldsets if obj else self.add_fieldsets
+
+    def get_readonly_fields(self, request: HttpRequest, obj: MonitoredDatabase | None = None) -> tuple[str, ...]:
+        """Incidents know a server by its name, so that it stays."""
+        return (*self.readonly_fields, "name") if obj else self.readonly_fields
+
+    @column("Health", label={"ok": "success", "failing": "danger", "off": "warning", "silent": "info"})
+    def health(self, obj: MonitoredDatabase) -> str:
+        if not obj.enabled:
+            return "off"
+        if obj.last_error:
+            return "failing"
+        return "ok" if obj.last_success_at else "silent"
+
+    @column("Now")
+    def now(self, obj: MonitoredDatabase) -> str:
+        """Who BytePort is there, what it may do, and which databases are opted in: read at this moment."""
+        try:
+            return reader.rights(inventory.target_of(obj)).told
+        except BytePortError as error:
+            return str(error)
 
 
 @admin.register(QueuedTask)

@@ -260,6 +260,7 @@ PAGES: dict[str, Sequence[tuple[str, str, str]]] = {  # title, model, icon
     "Sources": (
         ("Sources", "signals.source", "sensors"),
         ("Hosts", "byteport.host", "dns"),
+        ("Monitored databases", "byteport.monitoreddatabase", "database"),
         ("Series", "signals.series", "timeline"),
         ("Webhook deliveries", "signals.webhookdelivery", "webhook"),
     ),

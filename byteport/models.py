@@ -1,7 +1,8 @@
 """Tables of the machinery itself: the task queue, the processes' heartbeats, the audit trail; and the inventory."""
 
+from django.core.exceptions import ValidationError
 from django.core.serializers.json import DjangoJSONEncoder
-from django.core.validators import MaxValueValidator, MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models.functions import Now
 
@@ -123,3 +124,59 @@ class Host(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class MonitoredDatabase(models.Model):
+    """A PostgreSQL server that BytePort looks at. Where its DSN stands is kept here; the DSN itself never is."""
+
+    name = models.CharField(
+        unique=True,
+        max_length=63,
+        validators=[
+            RegexValidator(r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?\Z", "Use small letters, digits, and - and . between them.")
+        ],
+        help_text="The server's name in incidents: postgres/NAME/database/… One row a server is enough, whichever of "
+        "its databases the DSN names: sessions are seen in all of them.",
+    )
+    enabled = models.BooleanField(default=True, help_text="Off: it is not looked at, and nothing is done in it.")
+    connection_variable = models.CharField(
+        "environment variable",
+        blank=True,
+        max_length=255,
+        validators=[RegexValidator(r"^[A-Za-z_][A-Za-z0-9_]*\Z", "This is no name of an environment variable.")],
+        help_text="The name of the environment variable of BytePort's processes that holds the DSN, e.g. SHOP_DSN. "
+        "Never the DSN itself.",
+    )
+    connection_file = models.CharField(
+        "file",
+        blank=True,
+        max_length=4096,
+        validators=[RegexValidator(r"^/[^\x00]*\Z", "Give the whole path, from / on.")],
+        help_text="Or else the path of the file that holds the DSN, e.g. a mounted secret.",
+    )
+    idle_limit_s = models.PositiveIntegerField(
+        default=300,
+        validators=[MinValueValidator(60), MaxValueValidator(86_400)],
+        help_text="Seconds after which a session that is idle in a transaction counts (60 or more).",
+    )
+    last_success_at = models.DateTimeField(null=True, editable=False)
+    last_error_at = models.DateTimeField(null=True, editable=False)
+    last_error = models.TextField(blank=True, editable=False)
+
+    class Meta:
+        db_table = "monitored_databases"
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(connection_variable="") ^ models.Q(connection_file=""), name="dsn_in_one_place"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        if bool(self.connection_variable) == bool(self.connection_file):
+            raise ValidationError(
+                {"connection_variable": "Name either the environment variable or the file that holds the DSN."}
+            )

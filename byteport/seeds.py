@@ -25,7 +25,8 @@ def plant() -> None:
     SignalPolicy.objects.bulk_create(signals, ignore_conflicts=True)
     runbooks = [row for row in map(default_row, RUNBOOKS) if isinstance(row, RunbookPolicy)]
     RunbookPolicy.objects.bulk_create(runbooks, ignore_conflicts=True)
-    Source.objects.bulk_create([Source(slug="host", kind="host")], ignore_conflicts=True)
+    sources = [Source(slug="host", kind="host"), Source(slug="postgres", kind="postgres_sessions")]
+    Source.objects.bulk_create(sources, ignore_conflicts=True)
     Host.objects.bulk_create([Host(name=local_name(), way="local")], ignore_conflicts=True)
     _schedule_sweep()
 

@@ -113,6 +113,7 @@ DATABASES = {
     }
 }
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+DATABASES["default"]["OPTIONS"].setdefault("application_name", "byteport")  # by which its sessions know each other
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # django-q2. A lease outlives any task (retry > timeout); a failed task is acknowledged because the loop's own

@@ -80,8 +80,8 @@ class SourceAdmin(AuditedAdmin):
         return (*self.readonly_fields, "slug", "kind") if obj else self.readonly_fields
 
     def has_delete_permission(self, request: HttpRequest, obj: Source | None = None) -> bool:
-        """The hosts' own source can be switched off, and would be made again if it were missing."""
-        return bool(super().has_delete_permission(request, obj)) and not (obj and obj.slug == "host")
+        """BytePort's own sources can be switched off, and would be made again if they were missing."""
+        return bool(super().has_delete_permission(request, obj)) and not (obj and obj.slug in ("host", "postgres"))
 
     @transaction.atomic
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:

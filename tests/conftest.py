@@ -6,7 +6,7 @@ import pytest
 
 from byteport import embedded
 
-pytest_plugins = ("tests.kubernetes.standin",)
+pytest_plugins = ("tests.kubernetes.standin", "tests.monitored")
 
 
 def pytest_configure(config: pytest.Config) -> None:

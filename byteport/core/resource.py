@@ -44,6 +44,8 @@ class ResourceRef(msgspec.Struct, frozen=True, order=True):
         if self.platform == "host":
             what = {"mount": self.name, "drill": f"drill volume {self.name}"}.get(self.kind, self.kind)
             return f"{what} on {self.place}"
+        if self.platform == "postgres" and self.is_drill:
+            return f"drill database {self.name}"
         scoped = f"{self.namespace}/{self.name}" if self.namespace else self.name
         return f"{self.kind} {scoped} in {self.place}"
 

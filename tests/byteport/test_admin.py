@@ -18,12 +18,13 @@ from django.urls import reverse
 
 from byteport import adminkit, seeds
 from byteport.core.clock import now
-from byteport.models import AuditEntry, QueuedTask
+from byteport.models import AuditEntry, MonitoredDatabase, QueuedTask
 from byteport.sealing import unseal
 from runbooks.models import AgentSettings, MaintenanceWindow, RunbookPolicy
 from signals.models import Sample, Series, SignalPolicy, Source, TimelineEntry, WebhookDelivery
 from signals.policy import forget
 from tests.incidents import scenes
+from tests.monitored import PASSWORD
 from tests.standin import Platform, installed
 
 pytestmark = pytest.mark.django_db
@@ -420,6 +421,29 @@ def test_a_sources_slug_kind_and_health_stay_as_they_are(operator):
 def test_the_hosts_own_source_is_switched_off_but_not_deleted(operator):
     source = Source.objects.get(slug="host")
     assert operator.post(page(Source, "delete", source.pk), {"post": "yes"}).status_code == 403
+
+
+# --- monitored databases
+
+
+def test_a_monitored_database_says_what_byteport_may_do_there_and_audits_its_changes(operator, server, monkeypatch):
+    monkeypatch.setenv("PROD_DSN", server.agent_dsn())
+    sent = {"name": "prod", "enabled": "on", "connection_variable": "PROD_DSN", "idle_limit_s": "300"}
+    assert operator.post(page(MonitoredDatabase, "add"), sent).status_code == 302
+    assert latest().after["connection_variable"] == "PROD_DSN"
+    row = MonitoredDatabase.objects.get()
+    text = operator.get(page(MonitoredDatabase, "change", row.pk)).content.decode()
+    assert "as byteport_agent; opted in: shop" in text
+    assert PASSWORD not in text
+    assert change(operator, row, idle_limit_s="120", name="other").status_code == 302
+    row.refresh_from_db()
+    assert (row.name, row.idle_limit_s) == ("prod", 120)
+    assert (latest().target, latest().after) == ("monitored database prod", {"idle_limit_s": 120})
+
+
+def test_a_monitored_database_says_why_it_cannot_be_read(operator):
+    row = MonitoredDatabase.objects.create(name="dev", connection_variable="NO_SUCH_DSN")
+    assert "NO_SUCH_DSN) is not set" in operator.get(page(MonitoredDatabase, "change", row.pk)).content.decode()
 
 
 # --- people

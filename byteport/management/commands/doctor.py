@@ -17,12 +17,15 @@ from byteport.cli import Report, ReportCommand
 from byteport.clients.hosts.inventory import ANNOTATIONS_TIMEOUT_S, reachable, transport_to
 from byteport.clients.hosts.protocol import Scope
 from byteport.clients.hosts.reader import read_by
+from byteport.clients.postgres import inventory, reader
+from byteport.clients.postgres.connection import grants
+from byteport.clients.postgres.statements import RightsRow
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError
 from byteport.core.units import human_bytes, human_duration
 from byteport.core.ways import Address
 from byteport.heartbeats import alive
-from byteport.models import Host
+from byteport.models import Host, MonitoredDatabase
 from incidents.escalation.channel import CHANNELS, Channel
 from incidents.handover import hand_over, what_to_set
 from runbooks.policy import agent_settings, is_switched_on
@@ -77,7 +80,7 @@ def examine() -> Iterator[Finding]:
     yield reachable
     if reachable.state == "fail":
         return
-    for look in (migrations, agent, processes, sources, hosts, channels, programs):
+    for look in (migrations, agent, processes, sources, hosts, databases, channels, programs):
         yield from look()
 
 
@@ -228,6 +231,29 @@ def tried(channel: Channel) -> Finding:
         return Finding(channel.title, "ok", channel.check())
     except BytePortError as error:
         return Finding(channel.title, "fail", str(error), getattr(error, "remedy", "") or "See docs/escalation.md.")
+
+
+def databases() -> Iterator[Finding]:
+    for row in inventory.monitored():
+        try:
+            rights = reader.rights(inventory.target_of(row))
+        except BytePortError as error:
+            yield Finding(f"database {row.name}", "fail", str(error), "docs/databases.md says what is needed.")
+        else:
+            yield database(row, rights)
+
+
+def database(row: MonitoredDatabase, rights: RightsRow) -> Finding:
+    name = f"database {row.name}"
+    if rights.lacks:
+        return Finding(name, "fail", rights.told, f"As a superuser: {grants(rights.role)}")
+    if rights.is_superuser:
+        fix = f"Give BytePort a role of its own, and no more than this: {grants('byteport_agent')}"
+        return Finding(name, "warn", f"{rights.told}; this role is a superuser, which BytePort need not be", fix)
+    if not rights.is_private:
+        fix = "Add sslmode=verify-full to the DSN (and sslrootcert, where the server's certificate is of your own CA)."
+        return Finding(name, "warn", f"{rights.told}; the connection is not encrypted", fix)
+    return Finding(name, "ok", rights.told)
 
 
 def programs() -> Iterator[Finding]:
