@@ -2,7 +2,7 @@
 #   docker run -e DATABASE_URL=… -e BYTEPORT_SECRET_KEY=… byteport              the web console
 #   docker run … byteport python manage.py worker
 #   docker run … byteport python manage.py watch
-#   docker run … byteport python manage.py migrate
+#   docker run … byteport python manage.py setup
 FROM python:3.11-slim-bookworm
 
 ENV PYTHONUNBUFFERED=1 \
@@ -32,4 +32,4 @@ USER 10001
 EXPOSE 8000
 # HTTP answers from here as long as the process is up; orchestrators ask /readyz for whether it is of use.
 HEALTHCHECK --interval=30s --timeout=5s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
-CMD ["gunicorn", "byteport.wsgi", "--bind", "0.0.0.0:8000", "--worker-class", "gthread", "--workers", "2", "--threads", "16", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
+CMD ["gunicorn", "byteport.wsgi", "--bind", "0.0.0.0:8000", "--worker-class", "gthread", "--workers", "2", "--threads", "8", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]

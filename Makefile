@@ -30,11 +30,12 @@ run: $(RUNTIME) ## Runs all of BytePort on this machine until Ctrl-C.
 test: $(DEVELOPMENT) browser ## Runs the tests.
 	$(VENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist worksteal $(ARGS)
 
-lint: $(DEVELOPMENT) ## Checks style, types, the order of imports and missing migrations.
+lint: $(DEVELOPMENT) ## Checks style, types, the order of imports, the chart's rights and missing migrations.
 	$(VENV_PYTHON) -m ruff check
 	$(VENV_PYTHON) -m ruff format --check
 	$(VENV_PYTHON) -m mypy .
 	$(VENV_PYTHON) .venv/bin/lint-imports
+	$(VENV_PYTHON) manage.py rbac --check
 	@# Without a database there is no history to compare with: that warning is expected.
 	$(VENV_PYTHON) -W 'ignore:Got an error checking:RuntimeWarning' manage.py makemigrations --check --dry-run
 

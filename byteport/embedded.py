@@ -66,7 +66,7 @@ SSL_REQUEST = struct.pack("!II", 8, 80877103)  # the one question that a server 
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")  # what libpq and PostgreSQL take as a socket folder unquoted
 SHELL_SPECIAL = set('"$`\\\n')  # initdb calls postgres through a shell, its path in double quotes
 
-COMMANDS_WITHOUT_DATABASE = {"help", "version", "makemigrations", "collectstatic", "compilemessages"}
+COMMANDS_WITHOUT_DATABASE = {"help", "version", "makemigrations", "collectstatic", "compilemessages", "rbac"}
 
 POSTGRESQL_CONF = """\
 # Written by BytePort at each start. To change a setting: ALTER SYSTEM, as the superuser.
