@@ -78,7 +78,7 @@ class HostForm(FreshForm):
             if not values.get(name):
                 self.add_error(name, f"A host that is reached by {values['way']} needs it.")
         if values.get("way") == "local" and values.get("name") != local_name():
-            self.add_error("way", f"Only the host that BytePort runs on is local: {local_name()}.")
+            self.add_error("way", f"Only the host that BytePort runs on is local: {local_name() or 'none'}.")
         return cleaned
 
 

@@ -27,7 +27,8 @@ def plant() -> None:
     RunbookPolicy.objects.bulk_create(runbooks, ignore_conflicts=True)
     sources = [Source(slug="host", kind="host"), Source(slug="postgres", kind="postgres_sessions")]
     Source.objects.bulk_create(sources, ignore_conflicts=True)
-    Host.objects.bulk_create([Host(name=local_name(), way="local")], ignore_conflicts=True)
+    if local_name():
+        Host.objects.bulk_create([Host(name=local_name(), way="local")], ignore_conflicts=True)
     _schedule_sweep()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from byteport.clients.hosts.inventory import local_name
+from byteport.core.errors import Permanent
 from byteport.core.resource import ResourceRef
 from byteport.drills.drill import Say
 from byteport.drills.volume import SIZE_BYTES, Volume
@@ -29,6 +30,10 @@ class DiskPressure:
         self._volume: Volume | None = None
 
     def prepare(self, say: Say) -> ResourceRef:
+        if not local_name():
+            raise Permanent(
+                "This drill needs a host of BytePort's own, and BYTEPORT_LOCAL_HOST says that there is none."
+            )
         self._volume = volume = Volume.make()
         if volume.mounted:
             say(f"made a file system of {SIZE_BYTES // 1_000_000} MB at {volume.path}")

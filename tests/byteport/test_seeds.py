@@ -8,6 +8,7 @@ from django.db import connection
 from django_q.models import Schedule
 
 from byteport import seeds
+from byteport.models import Host
 from runbooks.models import AgentSettings, RunbookPolicy
 from runbooks.policy import default_policy
 from runbooks.runbook import RUNBOOKS
@@ -38,6 +39,13 @@ def test_the_sweep_is_scheduled_for_every_minute():
     schedule = Schedule.objects.get()
     assert (schedule.func, schedule.schedule_type, schedule.minutes) == ("byteport.tasks.sweep", Schedule.MINUTES, 1)
     assert schedule.repeats < 0
+
+
+@pytest.mark.django_db
+def test_a_container_is_not_planted_as_a_host(settings):
+    settings.LOCAL_HOST = False
+    seeds.plant()
+    assert not Host.objects.exists()
 
 
 @pytest.mark.django_db

@@ -13,8 +13,11 @@ ANNOTATIONS_TIMEOUT_S = 20.0
 
 
 def local_name() -> str:
-    """This host's name, as its readings bear it (BYTEPORT_HOST_NAME, or else the system's)."""
-    return str(settings.HOST_NAME)
+    """This host's name, as its readings bear it (BYTEPORT_HOST_NAME, or else the system's).
+
+    Empty where the process sees no whole host, but a container (BYTEPORT_LOCAL_HOST): then no host is local.
+    """
+    return str(settings.HOST_NAME) if settings.LOCAL_HOST else ""
 
 
 def address_of(place: str) -> Address:
@@ -53,7 +56,7 @@ def reachable() -> Sequence[Address]:
     """Every host that BytePort knows a way to, and that is not switched off."""
     rows = list(Host.objects.filter(enabled=True, way__in=list(WAYS)).order_by("name"))
     known = [as_address(row) for row in rows if row.way != "local" or row.name == local_name()]
-    if not Host.objects.filter(name=local_name()).exists():
+    if local_name() and not Host.objects.filter(name=local_name()).exists():
         known.append(_local())
     return known
 

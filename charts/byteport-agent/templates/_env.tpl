@@ -6,6 +6,7 @@
 {{- $decided := dict
       "BYTEPORT_FORCE_DRY_RUN" (.Values.dryRun | toString)
       "BYTEPORT_RUNBOOKS" (include "byteport.runbooks" .)
+      "BYTEPORT_LOCAL_HOST" "false"
       "BYTEPORT_CLUSTER_NAME" .Values.clusterName
       "BYTEPORT_PUBLIC_URL" (include "byteport.publicUrl" .)
       "BYTEPORT_ALLOWED_HOSTS" (concat $hosts .Values.allowedHosts | uniq | join ",")

@@ -7,6 +7,7 @@ from byteport.clients.hosts.protocol import HostRequest, Scope
 from byteport.clients.hosts.reader import read
 from byteport.core.errors import Permanent
 from byteport.core.ways import WAYS
+from byteport.drills.drill import DRILLS
 from byteport.models import Host
 
 pytestmark = pytest.mark.django_db
@@ -21,6 +22,16 @@ def test_the_host_that_byteport_runs_on_is_reached_without_a_row(here):
     assert inventory.is_reachable(here)
     assert [host.name for host in inventory.reachable()] == [here]
     assert read(here, "facts")["hostname"]
+
+
+def test_a_container_is_no_host(here, settings):
+    settings.LOCAL_HOST = False
+    assert inventory.reachable() == []
+    assert not inventory.is_reachable(here)
+    Host.objects.create(name=here, way="local")
+    assert inventory.reachable() == []
+    with pytest.raises(Permanent, match="BYTEPORT_LOCAL_HOST"):
+        DRILLS["disk_pressure"].prepare(print)
 
 
 def test_a_host_without_a_row_or_without_a_way_is_not_reached():
