@@ -13,9 +13,10 @@ DEVELOPMENT := .venv/.development-installed
 
 TEST_WORKERS ?= 2
 BROWSER_PACKAGES := chromium fonts-dejavu-core
+SSHD_PACKAGE := openssh-server
 ARGS ?=
 
-.PHONY: help setup run test lint bench lock clean browser
+.PHONY: help setup run test lint bench lock clean browser sshd
 
 help: ## Lists the targets.
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
@@ -27,7 +28,7 @@ setup: $(RUNTIME) ## Makes .venv with the exact requirements, the database and t
 run: $(RUNTIME) ## Runs all of BytePort on this machine until Ctrl-C.
 	@exec $(VENV_PYTHON) manage.py up $(ARGS)
 
-test: $(DEVELOPMENT) browser ## Runs the tests.
+test: $(DEVELOPMENT) browser sshd ## Runs the tests.
 	$(VENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 lint: $(DEVELOPMENT) ## Checks style, types, the order of imports, the chart's rights and missing migrations.
@@ -85,3 +86,15 @@ browser:
 	fi; \
 	echo 'Chromium is missing, so the browser tests (tests/browser) are skipped.'; \
 	echo 'To run them: sudo apt-get install $(BROWSER_PACKAGES)'
+
+# Debian's own sshd for the tests of hosts that are reached by SSH. The service itself is not started.
+sshd:
+	@if [ -x /usr/sbin/sshd ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo 'Installing $(SSHD_PACKAGE) for the tests of hosts reached by SSH ...'; \
+		export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+		if apt-get update -qq >/dev/null && apt-get install -yqq --no-install-recommends $(SSHD_PACKAGE) >/dev/null; \
+		then exit 0; fi; \
+	fi; \
+	echo 'sshd is missing, so the tests of hosts reached by SSH are skipped.'; \
+	echo 'To run them, as root: apt-get install $(SSHD_PACKAGE)'

@@ -12,11 +12,14 @@ HOSTCTL = Path(settings.BASE_DIR) / "runbooks" / "hostctl.py"
 
 
 def decode(stdout: bytes, code: int | None, stderr: bytes) -> HostAnswer:
-    """The answer in what the program printed. Raises Temporary when there is none: it may have been cut off."""
+    """The answer in what the program printed: its last line, as a host's shell may greet before.
+
+    Raises Temporary when there is none: it may have been cut off.
+    """
     if len(stdout) > MAX_ANSWER_BYTES + 1024:
         raise Permanent(f"hostctl answered with more than {MAX_ANSWER_BYTES} bytes")
     try:
-        return msgspec.json.decode(stdout, type=HostAnswer)
+        return msgspec.json.decode(stdout.rstrip().rpartition(b"\n")[2], type=HostAnswer)
     except msgspec.DecodeError as error:
         said = stderr.decode(errors="replace").strip()[-500:]
         raise Temporary(f"hostctl ended with {code} and no readable answer: {said or error}") from error
