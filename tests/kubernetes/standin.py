@@ -50,6 +50,7 @@ class Fault:
     retry_after_s: int | None = None
     delay_s: float = 0.0
     cut: bool = False  # close the connection without a word
+    after: bool = False  # once the request has taken effect: its answer gets lost
     body: bytes | None = None
     times: int = 1
     where: Callable[["Seen"], bool] = lambda seen: True
@@ -155,7 +156,7 @@ class Cluster:
     async def answer(self, request: kmock.Request) -> aiohttp.web.StreamResponse | None:
         seen = Seen(request)
         self.seen.append(seen)
-        faulty = await self._faulty(request, seen)
+        faulty = await self._faulty(request, seen, after=False)
         if faulty is not None:
             return faulty
         if seen.headers.get("Authorization", "").partition(" ")[2] not in self.tokens:
@@ -166,10 +167,11 @@ class Cluster:
             return self._forbidden(request, seen)
         if seen.kind not in self.kinds:
             return aiohttp.web.Response(status=404, text="404 page not found\n")
-        return await self._serve(request, seen)
+        response = await self._serve(request, seen)
+        return await self._faulty(request, seen, after=True) or response
 
-    async def _faulty(self, request: kmock.Request, seen: Seen) -> aiohttp.web.StreamResponse | None:
-        fault = next((fault for fault in self.faults if fault.where(seen)), None)
+    async def _faulty(self, request: kmock.Request, seen: Seen, *, after: bool) -> aiohttp.web.StreamResponse | None:
+        fault = next((fault for fault in self.faults if fault.after is after and fault.where(seen)), None)
         if fault is None:
             return None
         fault.times -= 1
@@ -178,9 +180,10 @@ class Cluster:
         await asyncio.sleep(fault.delay_s)
         if fault.cut:
             request._raw_request.transport.abort()
-        elif fault.body is not None:
+            return aiohttp.web.Response(status=500)  # which nobody hears
+        if fault.body is not None:
             return aiohttp.web.Response(status=fault.status or 200, body=fault.body)
-        elif fault.status:
+        if fault.status:
             headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
             return failure(fault.status, "InternalError", f"an injected {fault.status}", headers)
         return None
