@@ -1,4 +1,4 @@
-"""The fence: while an action runs, just the calls that it declared may pass; at all other times none may.
+"""The fence: while an action runs, just the calls that it may make may pass; at all other times none may.
 
 Every client that can change something asks `admit()` right before a byte leaves, whatever credentials it holds.
 """
@@ -6,10 +6,21 @@ Every client that can change something asks `admit()` right before a byte leaves
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
 import msgspec
 
 from byteport.core.errors import Refused
+
+
+class Admits(Protocol):
+    """What lets some calls pass. Where one call is as good as another of its name, `Permit` will do."""
+
+    def refusal(self, call: object) -> str:
+        """Why this call may not pass; empty when it may.
+
+        It may read what it needs to judge by. When that raises, the call does not pass either.
+        """
 
 
 class Permit(msgspec.Struct, frozen=True):
@@ -20,13 +31,19 @@ class Permit(msgspec.Struct, frozen=True):
     operation: str
     target: str
 
+    def __str__(self) -> str:
+        return f"{self.operation} on {self.platform}/{self.place} ({self.target})"
 
-_open: ContextVar[tuple[Permit, ...]] = ContextVar("open_permits", default=())
+    def refusal(self, call: object) -> str:
+        return "" if call == self else f"only {self} is under way"
+
+
+_open: ContextVar[tuple[Admits, ...]] = ContextVar("open_permits", default=())
 
 
 @contextmanager
-def opened(*permits: Permit) -> Iterator[None]:
-    """Admits these calls, and no others, until it ends. An action cannot widen the fence of another."""
+def opened(*permits: Admits) -> Iterator[None]:
+    """Admits what these permit, and nothing else, until it ends. An action cannot widen the fence of another."""
     if _open.get():
         raise Refused("An action is running already; the fence opens for one at a time.")
     token = _open.set(permits)
@@ -36,7 +53,8 @@ def opened(*permits: Permit) -> Iterator[None]:
         _open.reset(token)
 
 
-def admit(call: Permit) -> None:
-    """Lets a call pass that the running action declared. Raises Refused for any other."""
-    if call not in _open.get():
-        raise Refused(f"The fence does not admit {call.operation} on {call.platform}/{call.place} ({call.target}).")
+def admit(call: object) -> None:
+    """Lets a call pass that the running action may make. Raises Refused for any other."""
+    reasons = [permit.refusal(call) for permit in _open.get()]
+    if "" not in reasons:
+        raise Refused(f"The fence does not admit {call}: {'; '.join(reasons) or 'no action is under way'}.")
