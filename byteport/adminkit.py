@@ -259,6 +259,7 @@ PAGES: dict[str, Sequence[tuple[str, str, str]]] = {  # title, model, icon
     ),
     "Sources": (
         ("Sources", "signals.source", "sensors"),
+        ("Mappings of alerts", "signals.alertmapping", "alt_route"),
         ("Hosts", "byteport.host", "dns"),
         ("Monitored databases", "byteport.monitoreddatabase", "database"),
         ("Series", "signals.series", "timeline"),

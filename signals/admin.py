@@ -16,8 +16,10 @@ from unfold.enums import ActionVariant
 from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, choice_filter, column
 from byteport.sealing import seal
 from byteport.snapshot import snapshot
-from signals.models import Sample, Series, Source, WebhookDelivery, signal_names, source_kinds
+from signals.models import AlertMapping, Sample, Series, Source, WebhookDelivery, signal_names, source_kinds
 from signals.source import SOURCES, WebhookSource
+from signals.trial import trial
+from signals.webhook import LIMIT_BYTES
 
 HEALTH = ("last_success_at", "last_reading_at", "readings_total", "last_error_at", "last_error", "created_at")
 SAMPLES_SHOWN = 30
@@ -52,7 +54,7 @@ class SourceAdmin(AuditedAdmin):
     list_filter = ("enabled", choice_filter("kind", "kind", source_kinds))
     list_filter_submit = True
     search_fields = ("slug",)
-    actions_detail = ("new_secret",)
+    actions_detail = ("new_secret", "try_it")
     readonly_fields = ("address", *HEALTH)
     fieldsets = (
         (None, {"fields": ("slug", "kind", "enabled", "options", "address")}),
@@ -119,6 +121,30 @@ class SourceAdmin(AuditedAdmin):
             return self._secret_page(request, source, {"secret": ""})
         return self._show_secret(request, source, self._renewed(request, source.pk))
 
+    @action(  # type: ignore[untyped-decorator]
+        description="Try it",
+        url_path="try-it",
+        permissions=["view"],
+        icon="science",
+    )
+    def try_it(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Shows what a pasted payload would become and why. Keeps nothing, and asks for no proof of the sender."""
+        source = Source.objects.filter(pk=object_id).first()
+        webhook = webhook_of(source) if source else None
+        if source is None or webhook is None:
+            raise Http404
+        payload = request.POST.get("payload", "")[:LIMIT_BYTES]
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Try it: {source.slug}",
+            "opts": self.opts,
+            "source": source,
+            "back": reverse("admin:signals_source_change", args=[source.pk]),
+            "payload": payload,
+            "trial": trial(webhook, source, payload) if payload else None,
+        }
+        return TemplateResponse(request, "admin/signals/source/try_it.html", context)
+
     @transaction.atomic
     def _renewed(self, request: HttpRequest, pk: int) -> str:
         source = Source.objects.select_for_update().get(pk=pk)
@@ -156,6 +182,23 @@ def renew(source: Source) -> str:
     secret = secrets.token_urlsafe(32)
     source.sealed_secret = seal(secret)
     return secret
+
+
+@admin.register(AlertMapping)
+class AlertMappingAdmin(AuditedAdmin):
+    """What foreign senders' alerts are about, where the standard rules do not know them or should not decide."""
+
+    audit_noun = "mapping"
+    list_display = ("name", "position", "enabled", "source", "alert", "signal", "resource")
+    list_select_related = ("source",)
+    list_filter = ("enabled", choice_filter("source", "source__slug", source_slugs))
+    list_filter_submit = True
+    search_fields = ("name", "alert", "signal", "resource")
+    fieldsets = (
+        (None, {"fields": ("name", "enabled", "position", "source")}),
+        ("Which alerts", {"fields": ("alert", "labels")}),
+        ("What they are about", {"fields": ("signal", "resource", "detail")}),
+    )
 
 
 @admin.register(Series)

@@ -6,24 +6,45 @@ from datetime import datetime
 
 import structlog
 from django.db import DatabaseError
-from django.db.models import F
+from django.db.models import F, Q
 
 from byteport.sealing import unseal
-from signals.models import Source
+from signals.mapping import Rule
+from signals.models import AlertMapping, Source
 from signals.source import SourceConfig
+from signals.standard_alerts import STANDARD_RULES
 
 log = structlog.get_logger()
 
 NOTE_EVERY_S = 1.0  # webhooks that call at the same time do not queue up for their source's row
 
+RULES_S = 2.0
+MOST_RULES = 1000
+
+_rules: dict[int, tuple[float, tuple[Rule, ...]]] = {}  # by source; when they were read, and they
 _lock = threading.Lock()
 _next_note: dict[str, float] = {}  # by slug, on the monotonic clock
 _unnoted: dict[str, int] = {}  # readings that came in between
 
 
 def config_of(row: Source) -> SourceConfig:
-    """The row as its source gets it, with the secret unsealed."""
-    return SourceConfig(row.slug, row.options, unseal(row.sealed_secret) if row.sealed_secret else "")
+    """The row as its source gets it: the secret unsealed, the mapping's rules in order."""
+    secret = unseal(row.sealed_secret) if row.sealed_secret else ""
+    return SourceConfig(row.slug, row.options, secret, rules_of(row.pk))
+
+
+def rules_of(source_id: int) -> tuple[Rule, ...]:
+    """The operator's rules for a source, then the standard ones. A change is seen within RULES_S seconds."""
+    kept = _rules.get(source_id)
+    if kept is None or time.monotonic() - kept[0] > RULES_S:
+        own = AlertMapping.objects.filter(Q(source=source_id) | Q(source=None), enabled=True)[:MOST_RULES]
+        kept = _rules[source_id] = (time.monotonic(), (*(mapping.rule() for mapping in own), *STANDARD_RULES))
+    return kept[1]
+
+
+def forget_rules() -> None:
+    """Makes this process read the rules anew."""
+    _rules.clear()
 
 
 def succeeded(slug: str, *, at: datetime, readings: int, latest: datetime | None) -> None:

@@ -6,12 +6,15 @@ from typing import ClassVar
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
+from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Now
 
 from byteport.core.outcome import Severity
 from byteport.core.resource import ResourceRef
 from signals.catalog import CATALOG
+from signals.mapping import Rule, resource_fault, template_fault
 from signals.source import SOURCES
+from signals.untrusted import SIGNAL_CHARS
 
 
 def signal_names() -> list[tuple[str, str]]:
@@ -48,6 +51,66 @@ class Source(models.Model):
 
     def __str__(self) -> str:
         return self.slug
+
+
+class AlertMapping(models.Model):
+    """An operator's rule for what a foreign sender's alert is about. It goes before those that BytePort knows."""
+
+    name = models.CharField(max_length=100, unique=True, help_text="For people: what the rule is for.")
+    position = models.PositiveIntegerField(
+        default=100, help_text="The rule with the lowest position that applies counts."
+    )
+    enabled = models.BooleanField(default=True, help_text="Off: the rule is passed over.")
+    source = models.ForeignKey(
+        Source, on_delete=models.CASCADE, null=True, blank=True, help_text="The source it is for; empty: all of them."
+    )
+    alert = models.CharField(
+        max_length=512,
+        default="*",
+        help_text="The alert's name, as a shell-style pattern; several separated by |. `!` before them: none of these.",
+    )
+    labels = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text='Labels that have to fit, as JSON: {"env": "prod|staging", "fstype": "!tmpfs"}.',
+    )
+    signal = models.CharField(
+        max_length=SIGNAL_CHARS, help_text="The signal it becomes: one of BytePort's own, or a name of yours."
+    )
+    resource = models.CharField(
+        max_length=512,
+        help_text="What it is about: platform/place/kind/name or platform/place/namespace/kind/name, with {label} for "
+        "a label's value, {a|b|=text} for the first that is there, {instance:host} for the value without its port.",
+    )
+    detail = models.CharField(
+        max_length=256, blank=True, help_text="What tells two incidents of one resource apart, e.g. {container|=}."
+    )
+
+    class Meta:
+        db_table = "alert_mappings"
+        ordering = ["position", "pk"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        faults = {"resource": resource_fault(self.resource), "detail": template_fault(self.detail)}
+        labels = self.labels
+        if not isinstance(labels, dict) or not all(isinstance(pattern, str) for pattern in labels.values()):
+            faults["labels"] = 'write a JSON object of patterns, e.g. {"env": "prod"}'
+        if any(faults.values()):
+            raise ValidationError({field: f"Not as expected: {fault}." for field, fault in faults.items() if fault})
+
+    def rule(self) -> Rule:
+        """The rule as the mapping takes it."""
+        return Rule(
+            name=self.name,
+            alert=self.alert,
+            labels=tuple(sorted(self.labels.items())),
+            signal=self.signal,
+            resource=self.resource,
+            detail=self.detail,
+        )
 
 
 class SignalPolicy(models.Model):
@@ -202,6 +265,11 @@ class SignalEvent(models.Model):
             models.Index(fields=["due_at"], condition=models.Q(due_at__isnull=False), name="events_due"),
             models.Index(fields=["fingerprint", "-id"], name="events_fingerprint"),
             models.Index(fields=["resource", "-id"], name="events_resource"),
+            models.Index(  # for senders that end an incident by naming their own key of it
+                KeyTextTransform("byteport.incident", "labels"),
+                condition=~models.Q(status="resolved"),
+                name="events_open_by_key",
+            ),
             models.Index(
                 fields=["-resolved_at"],
                 include=["resolved_by", "detected_at"],

@@ -9,18 +9,20 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from byteport.core.errors import BytePortError
 from byteport.core.registry import Registry
 from byteport.core.resource import ResourceRef
+from signals.mapping import Rule
 from signals.reading import Reading
+from signals.standard_alerts import STANDARD_RULES
 
 
 class SourceConfig(msgspec.Struct, frozen=True):
-    """What an operator has set for one row of `sources`: its slug, its settings, its unsealed secret."""
+    """What an operator has set for one row of `sources`: slug, settings, the unsealed secret, the mapping of alerts."""
 
     slug: str
     options: dict[str, Any] = {}
     secret: str = ""
+    rules: tuple[Rule, ...] = STANDARD_RULES
 
 
 @runtime_checkable
@@ -41,12 +43,19 @@ class PollSource(Protocol):
         """Looks at one resource now, for verification. None: there is no data. Raises Temporary or Permanent."""
 
 
-class UnauthenticatedError(BytePortError):
-    """A call does not prove who sent it. The text is for BytePort's log; the caller is not told which check failed."""
+class Call(msgspec.Struct, frozen=True):
+    """One call of a webhook as it came in; nothing of it is proven. The names of headers are case-insensitive."""
+
+    headers: Mapping[str, str]
+    body: bytes
+    query: Mapping[str, str] = {}
 
 
-class MalformedError(BytePortError):
-    """A call is its sender's own, and not in the format. The text is for the sender."""
+class Ending(msgspec.Struct, frozen=True):
+    """The sender says that its incident is over, naming it by its own key and saying nothing of what it was about."""
+
+    incident: str
+    at: datetime
 
 
 @runtime_checkable
@@ -57,18 +66,41 @@ class WebhookSource(Protocol):
     title: str
     permissions: tuple[str, ...]  # what it reads in a cluster; () where there is none
 
-    def authenticate(self, config: SourceConfig, headers: Mapping[str, str], body: bytes, now: datetime) -> str | None:
+    def authenticate(self, config: SourceConfig, call: Call, now: datetime) -> str | None:
         """Checks the raw body before any parsing, in constant time. An empty secret lets nobody in.
 
         Returns the delivery's id, in lower-case hex, where a second one is a replay and has to be refused; None where
-        the sender may repeat itself. Raises UnauthenticatedError.
+        the sender may repeat itself. Raises UnauthenticatedError; Temporary where a proof cannot be had now.
         """
 
-    def parse(self, config: SourceConfig, body: bytes, now: datetime) -> Sequence[Reading]:
+    def parse(self, config: SourceConfig, call: Call, now: datetime) -> Sequence[Reading | Ending]:
         """The body's readings. Raises MalformedError, and no other error whatever the bytes are."""
 
     def snippet(self, url: str, secret: str) -> str:
         """What to paste at the sender, for the admin to show."""
+
+
+@runtime_checkable
+class Confirming(Protocol):
+    """A webhook whose sender asks first whether this address wants its calls."""
+
+    def confirm(self, config: SourceConfig, call: Call) -> None:
+        """Answers, if this authentic call is that question. Raises Temporary or Refused."""
+
+
+@runtime_checkable
+class Preflighted(Protocol):
+    """A webhook whose sender asks with OPTIONS whether it may call. Saying yes proves nothing about the caller."""
+
+    def preflight(self, config: SourceConfig, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers of the answer; none when it may not."""
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A webhook whose sender expects an answer of its own form."""
+
+    def answer(self, call: Call) -> Mapping[str, Any]: ...
 
 
 SOURCES: Registry[PollSource | WebhookSource] = Registry(

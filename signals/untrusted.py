@@ -4,7 +4,9 @@ import hmac
 import re
 from base64 import b64decode
 from collections.abc import Mapping
+from datetime import datetime
 
+from byteport.core.errors import BytePortError
 from byteport.core.resource import ResourceRef
 
 SIGNAL_CHARS = 128
@@ -12,10 +14,19 @@ RESOURCE_CHARS = 1024  # of the text form; PostgreSQL's index takes no more than
 LABELS = 64
 LABEL_KEY_CHARS = 256
 LABEL_VALUE_CHARS = 4096
+SKEW_S = 300  # between a sender's clock and ours, either way
 OWN_LABELS = "byteport."  # only a source sets these; from outside they are dropped
 
 # What no text needs and PostgreSQL, a terminal or a log can choke on. Tab and line breaks may stay in a value.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class UnauthenticatedError(BytePortError):
+    """A call does not prove who sent it. The text is for BytePort's log; the caller is not told which check failed."""
+
+
+class MalformedError(BytePortError):
+    """A call is its sender's own, and not in the format. The text is for the sender."""
 
 
 def is_secret(given: bytes, secret: str) -> bool:
@@ -44,6 +55,22 @@ def basic_password(authorization: str) -> bytes:
     except ValueError:
         return b""
     return decoded.partition(b":")[2]
+
+
+def require_bearer_or_password(headers: Mapping[str, str], secret: str) -> None:
+    """For senders that can sign nothing: the secret as Bearer token or Basic password. Raises UnauthenticatedError."""
+    authorization = headers.get("Authorization", "")
+    if not is_secret(bearer_token(authorization) or basic_password(authorization), secret):
+        raise UnauthenticatedError("neither the right bearer token nor the right password")
+
+
+def require_fresh(timestamp: str, now: datetime) -> None:
+    """For what is signed with the time, in unix seconds. Raises UnauthenticatedError when it is too far from ours."""
+    if not re.fullmatch(r"[0-9]{1,12}", timestamp):
+        raise UnauthenticatedError("the timestamp is not in unix seconds")
+    late_s = now.timestamp() - int(timestamp)
+    if abs(late_s) > SKEW_S:
+        raise UnauthenticatedError(f"the timestamp is {late_s:.0f} s behind BytePort's clock")
 
 
 def checked_resource(ref: ResourceRef) -> ResourceRef:

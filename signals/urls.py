@@ -2,6 +2,9 @@
 
 from django.urls import path
 
-from signals.webhook import receive
+from signals.webhook import enqueue_event, receive
 
-urlpatterns = [path("hooks/<path:slug>", receive, name="webhook")]
+urlpatterns = [
+    path("hooks/<path:slug>", receive, name="webhook"),
+    path("v2/enqueue", enqueue_event, name="events-v2"),
+]

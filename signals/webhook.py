@@ -5,7 +5,7 @@ before it is read, the sender proved before the body is looked into, and all of 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -16,13 +16,25 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from byteport.core.clock import now
-from byteport.core.errors import Permanent
+from byteport.core.errors import Permanent, Temporary
 from byteport.problem import ProblemError
 from signals import health
+from signals.endings import with_endings
 from signals.ingest import Ingested, ingest
 from signals.models import Source
 from signals.reading import Reading
-from signals.source import SOURCES, MalformedError, SourceConfig, UnauthenticatedError, WebhookSource
+from signals.source import (
+    SOURCES,
+    Answering,
+    Call,
+    Confirming,
+    Ending,
+    Preflighted,
+    SourceConfig,
+    WebhookSource,
+)
+from signals.sources import pagerduty
+from signals.untrusted import MalformedError, UnauthenticatedError, is_secret
 
 log = structlog.get_logger()
 
@@ -31,6 +43,7 @@ DRAIN_BYTES = 8_388_608  # of a body that is too large: read and dropped, or its
 CHUNK_BYTES = 65_536
 RETRY_AFTER_S = 5
 DETAIL_CHARS = 500
+MOST_KEYS = 100  # sources among which a routing key is looked for
 
 _SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -49,8 +62,22 @@ class _Stream(Protocol):
 @csrf_exempt
 def receive(request: HttpRequest, slug: str) -> HttpResponse:
     """Takes one call of a webhook."""
+    return _answered(slug, lambda: _preflight(request, slug) or _accepted(_take(request, slug)))
+
+
+@csrf_exempt
+def enqueue_event(request: HttpRequest) -> HttpResponse:
+    """`POST /v2/enqueue`, as at PagerDuty: the routing key in the body says which source is called."""
+    return _answered("v2/enqueue", lambda: _accepted(_take_event(request)))
+
+
+def _accepted(answer: dict[str, Any]) -> HttpResponse:
+    return JsonResponse(answer, status=HTTPStatus.ACCEPTED)
+
+
+def _answered(slug: str, work: Callable[[], HttpResponse]) -> HttpResponse:
     try:
-        return JsonResponse(_take(request, slug), status=HTTPStatus.ACCEPTED)
+        return work()
     except ProblemError as problem:
         refusal = problem
     except (DatabaseError, InterfaceError) as error:
@@ -69,19 +96,48 @@ def _take(request: HttpRequest, slug: str) -> dict[str, Any]:
     _require_post(request)
     body = _body(request)
     row, source = _source(slug)
+    return _taken(request, row, source, body)
+
+
+def _taken(request: HttpRequest, row: Source, source: WebhookSource, body: bytes) -> dict[str, Any]:
+    """Proves the sender, understands what it says, keeps it. Raises ProblemError, and then nothing was changed."""
     config, at = _config(row), now()
-    delivery_id = _authenticate(source, config, request, body, at)
+    call = Call(request.headers, body, request.GET.dict())
+    delivery_id = _authenticate(source, config, call, at)
     _require_json(request, body)
-    readings = _parse(source, config, body, at)
-    ingested = _keep(row, delivery_id, readings)
-    latest = max((min(reading.at, at) for reading in readings), default=None)  # no clock is trusted beyond now
-    health.called(row.slug, at=at, readings=len(readings), latest=latest)
+    if isinstance(source, Confirming):
+        _confirm(source, config, call)
+    said = _parse(source, config, call, at)
+    ingested = _keep(row, delivery_id, said)
+    latest = max((min(one.at, at) for one in said), default=None)  # no clock is trusted beyond now
+    health.called(row.slug, at=at, readings=len(said), latest=latest)
+    if isinstance(source, Answering):
+        return dict(source.answer(call))
     return {
-        "accepted": len(readings),
+        "accepted": len(said),
         "opened": ingested.opened,
         "cleared": ingested.cleared,
         "why": ingested.why,
     }
+
+
+def _take_event(request: HttpRequest) -> dict[str, Any]:
+    _require_post(request)
+    body = _body(request)
+    key = pagerduty.routing_key(body).encode("utf-8", "surrogatepass")
+    for row in Source.objects.filter(kind=pagerduty.SOURCE.name, enabled=True).order_by("pk")[:MOST_KEYS]:
+        if is_secret(key, _config(row).secret):
+            return _taken(request, row, pagerduty.SOURCE, body)
+    raise _unproven("no source has this routing_key")
+
+
+def _preflight(request: HttpRequest, slug: str) -> HttpResponse | None:
+    """The answer to a sender that asks with OPTIONS whether it may call; None for any other request."""
+    if request.method != "OPTIONS":
+        return None
+    row, source = _source(slug)
+    headers = source.preflight(_config(row), request.headers) if isinstance(source, Preflighted) else {}
+    return HttpResponse(status=HTTPStatus.OK, headers=dict(headers)) if headers else None
 
 
 def _require_post(request: HttpRequest) -> None:
@@ -147,18 +203,31 @@ def _config(row: Source) -> SourceConfig:
         raise _not_kept(str(error)) from error
 
 
-def _authenticate(
-    source: WebhookSource, config: SourceConfig, request: HttpRequest, body: bytes, at: datetime
-) -> str | None:
+def _authenticate(source: WebhookSource, config: SourceConfig, call: Call, at: datetime) -> str | None:
     try:
-        return source.authenticate(config, request.headers, body, at)
+        return source.authenticate(config, call, at)
     except UnauthenticatedError as error:
-        detail = (
-            "The call does not prove who sent it. Check the secret, that the signature is over the timestamp and the"
-            " very bytes of the body, and the sender's clock. BytePort's log has the reason."
-        )
-        challenge = {"WWW-Authenticate": 'Bearer realm="webhook"'}
-        raise ProblemError(HTTPStatus.UNAUTHORIZED, detail, reason=str(error), headers=challenge) from error
+        raise _unproven(str(error)) from error
+    except Temporary as error:
+        raise _not_kept(str(error)) from error
+
+
+def _unproven(reason: str) -> ProblemError:
+    detail = (
+        "The call does not prove who sent it. Check the secret, that the signature is over the timestamp and the"
+        " very bytes of the body, and the sender's clock. BytePort's log has the reason."
+    )
+    challenge = {"WWW-Authenticate": 'Bearer realm="webhook"'}
+    return ProblemError(HTTPStatus.UNAUTHORIZED, detail, reason=reason, headers=challenge)
+
+
+def _confirm(source: Confirming, config: SourceConfig, call: Call) -> None:
+    try:
+        source.confirm(config, call)
+    except UnauthenticatedError as error:
+        raise _unproven(str(error)) from error
+    except Temporary as error:
+        raise _not_kept(str(error)) from error
 
 
 def _require_json(request: HttpRequest, body: bytes) -> None:
@@ -167,20 +236,20 @@ def _require_json(request: HttpRequest, body: bytes) -> None:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send JSON, with Content-Type: application/json.")
 
 
-def _parse(source: WebhookSource, config: SourceConfig, body: bytes, at: datetime) -> Sequence[Reading]:
+def _parse(source: WebhookSource, config: SourceConfig, call: Call, at: datetime) -> Sequence[Reading | Ending]:
     try:
-        return source.parse(config, body, at)
+        return source.parse(config, call, at)
     except MalformedError as error:
         raise ProblemError(HTTPStatus.BAD_REQUEST, str(error)[:DETAIL_CHARS]) from error
 
 
-def _keep(row: Source, delivery_id: str | None, readings: Sequence[Reading]) -> Ingested:
+def _keep(row: Source, delivery_id: str | None, said: Sequence[Reading | Ending]) -> Ingested:
     """All of it, or nothing: a delivery that could not be ingested can be sent again."""
     with transaction.atomic():
         if delivery_id is not None and not _is_new(row, delivery_id):
             detail = "This very call was received before and has been dealt with. To repeat it, sign it afresh."
             raise ProblemError(HTTPStatus.CONFLICT, detail)
-        return ingest(readings)
+        return ingest(with_endings(row.slug, said))
 
 
 def _is_new(row: Source, delivery_id: str) -> bool:

@@ -1,6 +1,7 @@
 """What a signal is about: one resource, named the same way everywhere."""
 
 import re
+from collections.abc import Sequence
 from typing import Self
 from urllib.parse import quote, unquote
 
@@ -31,12 +32,16 @@ class ResourceRef(msgspec.Struct, frozen=True, order=True):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads the text form back. Raises ValueError when it is not one."""
-        parts = [unquote(part) for part in text.split("/")]
+        return cls.of_parts([unquote(part) for part in text.split("/")])
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[str]) -> Self:
+        """From its parts, in the text form's order. Raises ValueError unless there are four or five, none empty."""
         if len(parts) not in (4, 5) or not all(parts):
-            raise ValueError(f"not a resource reference: {text[:200]!r}; expected platform/place/[namespace/]kind/name")
-        namespace = parts.pop(2) if len(parts) == 5 else ""
-        platform, place, kind, name = parts
-        return cls(platform, place, kind, name, namespace)
+            given = "/".join(parts)[:200]
+            raise ValueError(f"not a resource reference: {given!r}; expected platform/place/[namespace/]kind/name")
+        platform, place, *namespace, kind, name = parts
+        return cls(platform, place, kind, name, *namespace)
 
     @property
     def label(self) -> str:

@@ -3,6 +3,7 @@
 Not real: no browser runs the pages' scripts; the loop does not run, incidents are the rows of `tests.incidents.scenes`.
 """
 
+import json
 import re
 
 import pytest
@@ -21,7 +22,7 @@ from byteport.core.clock import now
 from byteport.models import AuditEntry, MonitoredDatabase, QueuedTask
 from byteport.sealing import unseal
 from runbooks.models import AgentSettings, MaintenanceWindow, RunbookPolicy
-from signals.models import Sample, Series, SignalPolicy, Source, TimelineEntry, WebhookDelivery
+from signals.models import AlertMapping, Sample, Series, SignalPolicy, Source, TimelineEntry, WebhookDelivery
 from signals.policy import forget
 from tests.incidents import scenes
 from tests.monitored import PASSWORD
@@ -398,6 +399,49 @@ def test_whoever_may_only_look_makes_no_secret(operator, viewer):
     before = source.sealed_secret
     source.refresh_from_db()
     assert source.sealed_secret == before
+
+
+def test_a_payload_can_be_tried_and_nothing_of_it_is_kept(operator):
+    operator.post(page(Source, "add"), {"slug": "alerts", "kind": "alertmanager", "enabled": "on", "options": "{}"})
+    url = reverse("admin:signals_source_try_it", args=[Source.objects.get(slug="alerts").pk])
+    assert "Nothing of it is kept" in operator.get(url).content.decode()
+    labels = {"alertname": "HostOutOfDiskSpace", "instance": "web-1:9100", "mountpoint": "/var"}
+    known = operator.post(url, {"payload": json.dumps({"alerts": [{"status": "firing", "labels": labels}]})})
+    text = known.content.decode()
+    assert "disk_pressure of /var on web-1" in text
+    assert "node-mixin: file system: applies" in text
+    del labels["mountpoint"]
+    unknown = operator.post(url, {"payload": json.dumps({"alerts": [{"status": "firing", "labels": labels}]})})
+    assert "the alert has no label mountpoint" in unknown.content.decode()
+    broken = operator.post(url, {"payload": "<script>alert(1)</script>"}).content.decode()
+    assert "It would be refused" in broken
+    assert "<script>alert(1)" not in broken
+    assert not Series.objects.exists()
+
+
+MAPPING = {
+    "name": "ours", "position": "1", "enabled": "on", "alert": "Disk*", "labels": "{}", "signal": "disk_pressure",
+    "resource": "host/{host}/mount/{path|=/}", "detail": "", "source": "",
+}  # fmt: skip
+
+
+def test_a_mapping_is_audited(operator):
+    operator.post(page(AlertMapping, "add"), MAPPING)
+    assert AlertMapping.objects.get().rule().resource == "host/{host}/mount/{path|=/}"
+    assert latest().target == "mapping ours"
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("resource", "host/{host}"), ("resource", "host//mount/x"), ("resource", "host/{host/mount/x"),
+        ("resource", "host/{a b}/mount/x"), ("detail", "{}"), ("detail", "}"), ("labels", "[]"), ("labels", '{"a": 1}'),
+    ],
+)  # fmt: skip
+def test_a_mapping_that_could_not_work_is_refused_in_words(operator, field, wrong):
+    reply = operator.post(page(AlertMapping, "add"), {**MAPPING, field: wrong})
+    assert "Not as expected" in reply.content.decode()
+    assert not AlertMapping.objects.exists()
 
 
 def test_the_options_of_a_source_are_an_object(operator):

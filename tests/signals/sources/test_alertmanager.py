@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from byteport.core.resource import ResourceRef
+from signals.alert import SEVERITIES
+from signals.mapping import host_of
 from signals.reading import State
-from signals.source import MalformedError, SourceConfig, WebhookSource
-from signals.sources.alertmanager import KNOWN_ALERTS, SEVERITIES, SOURCE, host_of
+from signals.source import Call, SourceConfig, WebhookSource
+from signals.sources.alertmanager import SOURCE
+from signals.standard_alerts import STANDARD_RULES
+from signals.untrusted import MalformedError
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MOUNT = {
@@ -50,7 +54,7 @@ def parse(*alerts: dict, options: dict | None = None, **envelope):
         "alerts": list(alerts),
         **envelope,
     }
-    return SOURCE.parse(SourceConfig("alerts", options or {}), json.dumps(notification).encode(), NOW)
+    return SOURCE.parse(SourceConfig("alerts", options or {}), Call({}, json.dumps(notification).encode()), NOW)
 
 
 def one(*arguments, **labels: str):
@@ -206,7 +210,8 @@ def test_the_host_is_the_instance_without_its_port(instance, host):
 
 def test_the_documentation_names_every_alert_and_severity_that_is_known():
     text = (Path(__file__).parents[3] / "docs/webhooks.md").read_text(encoding="utf-8")
-    assert [name for name in (*KNOWN_ALERTS, *SEVERITIES) if f"`{name}`" not in text] == []
+    names = [name for rule in STANDARD_RULES for name in rule.alert.split("|") if name != "*"]
+    assert [name for name in (*names, *SEVERITIES) if f"`{name}`" not in text] == []
 
 
 def test_the_snippet_quotes_what_it_is_given():
@@ -277,7 +282,7 @@ def test_what_cannot_be_kept_is_shortened_since_a_refused_notification_is_lost()
 )  # fmt: skip
 def test_what_is_no_notification_is_malformed(body):
     with pytest.raises(MalformedError):
-        SOURCE.parse(SourceConfig("alerts"), body, NOW)
+        SOURCE.parse(SourceConfig("alerts"), Call({}, body), NOW)
 
 
 NAMES = ("alertname", "instance", "mountpoint", "namespace", "pod", "container", "node", "job", "severity", "cluster")

@@ -7,8 +7,9 @@ import pytest
 
 from byteport.core.resource import ResourceRef
 from signals.reading import State
-from signals.source import MalformedError, SourceConfig, WebhookSource
+from signals.source import Call, SourceConfig, WebhookSource
 from signals.sources.generic import SOURCE
+from signals.untrusted import MalformedError
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FULL = {"signal": "disk_pressure", "resource": "host/web-1/mount/%2Fvar", "value": 91.5}
@@ -16,7 +17,7 @@ FULL = {"signal": "disk_pressure", "resource": "host/web-1/mount/%2Fvar", "value
 
 def parse(*messages: dict, as_list: bool = True, **options):
     body = json.dumps(list(messages) if as_list else messages[0]).encode()
-    return SOURCE.parse(SourceConfig("checks", options), body, NOW)
+    return SOURCE.parse(SourceConfig("checks", options), Call({}, body), NOW)
 
 
 def one(**fields):
