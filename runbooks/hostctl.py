@@ -14,15 +14,29 @@ A request names a verb and a scope, never a path. Scope `host` is the real /var/
 /etc/byteport/annotations. Scope `drill` is a volume of BytePort's own, with these three at var/log, tmp and
 etc/byteport/annotations: a folder of ours with a marker file `.byteport-drill`, which holds
 {"id": ..., "budget_bytes": int | null}, that is a mount point (budget null) or a plain folder with a budget.
+A drill of memory has instead of these files "supervisor": [pid, started] in its marker: the processes that this
+one has started are its units, each by its own name (`leaky` is leaky.service, its unit file lies in the folder),
+and what they hold is measured against the budget.
 
 Reading verbs (they change nothing)
   facts        hostname, boot_id, boot_time, uptime_s, kernel, python, uid, tools {name: bool}
   usage        mounts [{mount, device, fstype, total_bytes, used_bytes, free_bytes, avail_bytes, percent,
                inode_percent | null, drill | null}, or with `error` instead of figures where there are none],
                read_only [mount], excluded {reason: count}
-  memory       total_bytes, available_bytes, percent, swap_total_bytes, swap_free_bytes, swap_in_pages,
-               swap_out_pages, pressure {some_avg10, some_avg60, full_avg10, full_avg60} | null
+  memory       total_bytes, available_bytes, percent, anon_bytes, cached_bytes, shmem_bytes,
+               unreclaimable_bytes (the kernel's own), huge_pages_bytes, swap_total_bytes, swap_free_bytes,
+               swap_in_pages, swap_out_pages (since boot), page_bytes,
+               pressure {some_avg10, some_avg60, full_avg10, full_avg60} | null; in scope host also
+               drills [{drill, total_bytes, available_bytes, percent}]
   gauges       usage and memory in one go: {"usage": {status, reason, result}, "memory": the same}
+  consumers    the 10 that hold the most memory: consumers [{kind "unit" | "container" | "process", name, runtime,
+               kubernetes, rss_bytes (anonymous and shared: what the kernel cannot just drop), counted_by "cgroup1"
+               | "cgroup2" | "processes", swap_bytes, limit_bytes | null, oom_kills | null, processes,
+               main and biggest {pid, started (ticks after boot), comm, rss_bytes}, since (unix time at which
+               main began), oom_score_adj (of biggest), critical (why it is never touched, or "")}],
+               others {consumers, rss_bytes}
+  restartable  args {"consumers": at most 5 {"kind", "name", "runtime"}}: the same list, each with pid and started
+               (of its main process), title, and refusal (why it is not restarted, or "")
   annotations  present, annotations {key: value}, words [of byteport.io/auto-remediate]
   survey       what a clean-up would find: journal {bytes | null, reason}; rotated_logs and tmp, as the change
                verbs' results or {reason}; runtime "docker" | "crictl" | null;
@@ -41,6 +55,13 @@ Change verbs (they need an action_id; not so with dry_run, when they only count 
                        errors {errno: count}, examples [relative path], looked_at,
                        open_files_seen "all" | "some", cut str | null; when dry also
                        would_delete {files, bytes}: what is found less what we may not delete
+  adjust_oom_score     args {"processes": at most 5 [pid, started]}: lowers the oom_score_adj of each by at most 300,
+                       never below -500; adjusted [{pid, started, comm, before, after}], left {reason: count},
+                       leftovers (what an earlier run had not put back, and is by now)
+  restore_oom_score    puts back what adjust_oom_score has changed: restored [the same], left {reason: count}
+  restart_unit         args {"unit", "pid", "started"}: systemctl try-restart, if this is its main process
+  restart_container    args {"runtime" "docker" | "podman" | "crictl", "container", "pid", "started"}: likewise
+                       both: before and after {percent, available_bytes, rss_bytes}, pid, started (the new ones)
 
 At most once. A change is written to the journal of actions before it begins. The same action_id never runs
 again: it gets the recorded answer ("replayed": true), or "refused" and the reason "running" or "interrupted".
@@ -51,6 +72,12 @@ held folder. What is left of the race: in the microseconds between that look and
 given to another file. Only someone who may write in that folder can do so. They reach no other folder by it,
 and nothing that they could not delete themselves, except, in a sticky folder such as /tmp, a file that its
 owner creates under that very name just then.
+
+What is restarted. Only a unit or container that carries the label `byteport.restart=safe` (a unit: the line
+X-Byteport-Restart=safe in its file or a drop-in), read right before, and whose main process is still the one
+that was named, by pid and start. Never one of NEVER_NAMES and NEVER_WORDS, by any of its names or by any program
+that runs in it. What is left of the race: the unit may restart by itself in the instant between that look and
+systemd's, and then it restarts twice. Another unit or process is never hit: systemd goes by the unit's name.
 """
 
 from __future__ import annotations
@@ -87,11 +114,13 @@ MAX_DEPTH = 64
 SWEEP_ENTRIES, SWEEP_S = 1_000_000, 120.0
 SURVEY_ENTRIES, SURVEY_PART_S = 200_000, 5.0
 OPEN_FILES_LIMIT, OPEN_FILES_S = 500_000, 5.0
-EXAMPLES = 20
+PROCESSES_LIMIT, PROCESSES_S = 100_000, 10.0
+EXAMPLES, TOP_CONSUMERS = 20, 10
 
 # All limits that one verb can run into, added up, stay below 60 s for a reading verb and 180 s for a change:
 # a caller that waits as long is never left without an answer.
 ASK_S, JOURNAL_ASK_S, PRUNE_S, STATVFS_S = 60.0, 20.0, 110.0, 5.0
+INSPECT_S, RESTART_S, COME_BACK_S, LOOK_S = 4.5, 60.0, 60.0, 0.2
 JOURNAL_KEEP_BYTES = 50 * MB
 RECORD_KEPT_S = 30 * DAY_S
 
@@ -105,6 +134,12 @@ DRILL_LAYOUT = {"log": "var/log", "tmp": "tmp", "annotations": "etc/byteport/ann
 SOMEONES_DRILL = re.compile(r"/byteport(-agent)?/drill/[a-z0-9]{8}$")
 ACTION_ID = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
 OPT_IN = "byteport.io/auto-remediate"
+
+# How far the oom_score_adj of a bystander may be lowered, that is, how much it is protected.
+OOM_STEP, OOM_LOWEST, OOM_PROCESSES = 300, -500, 5
+RESTARTABLE = 5
+UNIT = re.compile(r"[A-Za-z0-9_:.\\][A-Za-z0-9_:.\\@-]{0,246}\.service")
+CONTAINER = re.compile(r"[0-9a-f]{64}")
 
 # Local file systems answer statvfs from memory. Any other kind might hang, and is asked in a child.
 LOCAL_KINDS = frozenset(
@@ -173,6 +208,8 @@ class Roots(NamedTuple):
     drills: str
     journals: Tuple[str, ...]  # the first survives a reboot, the others a full or read-only disk
     programs: str
+    proc: str = "/proc"
+    cgroups: str = "/sys/fs/cgroup"
 
     @classmethod
     def of_this_host(cls) -> Roots:
@@ -377,6 +414,7 @@ class Volume(NamedTuple):
     fd: int
     mount_id: int
     budget_bytes: Optional[int]
+    supervisor: Optional[Tuple[int, int]] = None  # pid and start, of a drill of memory
 
 
 @contextlib.contextmanager
@@ -396,10 +434,10 @@ def drill_volume(roots: Roots, drill: str) -> Iterator[Volume]:
             why = said(error) if isinstance(error, OSError) else "its marker is not JSON"
             raise Refused("no drill volume %s: %s" % (drill, why)) from error
         budget = checked_budget(marker, drill, is_mounted=mount_id(fd) != mount_id(base))
-        yield Volume(drill, path, fd, mount_id(fd), budget)
+        yield Volume(drill, path, fd, mount_id(fd), budget, checked_supervisor(marker, drill))
 
 
-def checked_budget(marker: object, drill: str, is_mounted: bool) -> Optional[int]:
+def checked_budget(marker: Any, drill: str, is_mounted: bool) -> Optional[int]:
     """A marker without a budget counts only on a mount: else the real disk would be taken for the drill's."""
     if not isinstance(marker, dict) or marker.get("id") != drill:
         raise Refused("no drill volume %s: its marker names another" % drill)
@@ -409,6 +447,15 @@ def checked_budget(marker: object, drill: str, is_mounted: bool) -> Optional[int
     if type(budget) is int and budget > 0:
         return budget
     raise Refused("no drill volume %s: it is neither mounted nor has it a budget" % drill)
+
+
+def checked_supervisor(marker: Dict[str, Any], drill: str) -> Optional[Tuple[int, int]]:
+    given = marker.get("supervisor")
+    if given is None:
+        return None
+    if isinstance(given, list) and len(given) == 2 and all(type(one) is int and one > 1 for one in given):
+        return given[0], given[1]
+    raise Refused("no drill %s: its supervisor is not given by pid and start" % drill)
 
 
 def require_ours(found: os.stat_result, path: str) -> None:
@@ -827,12 +874,14 @@ def facts(ctx: Context) -> Outcome:
             "kernel": platform.release(),
             "python": platform.python_version(),
             "uid": os.geteuid(),
-            "tools": {name: has(ctx, name) for name in ("journalctl", "docker", "crictl", "systemctl")},
+            "tools": {name: has(ctx, name) for name in ("journalctl", "systemctl", "docker", "podman", "crictl")},
         }
     )
 
 
 def memory(ctx: Context) -> Outcome:
+    if ctx.volume is not None:
+        return done(drill_memory(ctx, ctx.volume))
     lines = re.findall(r"^(\w+):\s+(\d+)", read_proc("meminfo"), re.MULTILINE)
     kb = {key: int(value) for key, value in lines}
     pages = dict(re.findall(r"^(pswpin|pswpout) (\d+)", read_proc("vmstat"), re.MULTILINE))
@@ -843,11 +892,18 @@ def memory(ctx: Context) -> Outcome:
             "total_bytes": kb["MemTotal"] * KB,
             "available_bytes": kb["MemAvailable"] * KB,
             "percent": (1 - kb["MemAvailable"] / kb["MemTotal"]) * 100,
+            "anon_bytes": kb.get("AnonPages", 0) * KB,
+            "cached_bytes": kb.get("Cached", 0) * KB,
+            "shmem_bytes": kb.get("Shmem", 0) * KB,
+            "unreclaimable_bytes": (kb.get("SUnreclaim", 0) + kb.get("KernelStack", 0)) * KB,
+            "huge_pages_bytes": kb.get("Hugetlb", 0) * KB,
             "swap_total_bytes": kb.get("SwapTotal", 0) * KB,
             "swap_free_bytes": kb.get("SwapFree", 0) * KB,
             "swap_in_pages": int(pages.get("pswpin", 0)),
             "swap_out_pages": int(pages.get("pswpout", 0)),
+            "page_bytes": os.sysconf("SC_PAGE_SIZE"),
             "pressure": parse_pressure(read_proc("pressure/memory")),
+            "drills": memory_drills(ctx),
         }
     )
 
@@ -1021,7 +1077,8 @@ class Space(NamedTuple):
 def usage(ctx: Context) -> Outcome:
     excluded: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
-        volumes = [ctx.volume] if ctx.volume else list(all_volumes(ctx.roots, stack))
+        volumes = [ctx.volume] if ctx.volume else all_volumes(ctx.roots, stack)
+        volumes = [volume for volume in volumes if volume.supervisor is None]
         ours = {volume.mount_id: volume.id for volume in volumes if volume.budget_bytes is None}
         mounts, read_only = real_mounts(mounts_of(), set(ours), excluded)
         if ctx.volume:
@@ -1038,13 +1095,14 @@ def usage(ctx: Context) -> Outcome:
     return done({"mounts": entries, "read_only": read_only, "excluded": dict(excluded)})
 
 
-def all_volumes(roots: Roots, stack: contextlib.ExitStack) -> Iterator[Volume]:
-    names: List[str] = []
+def all_volumes(roots: Roots, stack: contextlib.ExitStack) -> List[Volume]:
+    names, found = [], []  # type: List[str], List[Volume]
     with contextlib.suppress(OSError):
         names = sorted(filter(DRILL_ID.fullmatch, os.listdir(roots.drills)))[:100]
     for name in names:
         with contextlib.suppress(Refused):
-            yield stack.enter_context(drill_volume(roots, name))
+            found.append(stack.enter_context(drill_volume(roots, name)))
+    return found
 
 
 def budget_usage(volume: Volume) -> Dict[str, Any]:
@@ -1161,6 +1219,637 @@ def ask_children(points: List[str]) -> Iterator[Tuple[str, object]]:
         yield point, space if is_folder else None
 
 
+# --------------------------------------------------------------------------------- processes and their memory
+
+
+class Place(NamedTuple):
+    """What a process belongs to, by its cgroup. The path tells two of one name apart."""
+
+    kind: str  # "container", "unit" or "process"
+    name: str  # the container's full id, the unit's name, or the program's
+    runtime: str = ""  # of a container: "docker", "podman", "crictl"; "" where it is none of them
+    path: str = ""  # of its cgroup
+
+
+class Process(NamedTuple):
+    """One process. Its pid and start name it for good; the pid alone may be given to another."""
+
+    pid: int
+    parent: int
+    started: int  # clock ticks after boot
+    comm: str
+    anon: int  # bytes
+    shared: int
+    swap: int
+    place: Place
+    paths: Dict[str, str]  # its cgroups, see parse_cgroups
+
+    @property
+    def rss(self) -> int:
+        """Without pages of files: those the kernel can drop, and read again."""
+        return self.anon + self.shared
+
+    def shown(self) -> Dict[str, Any]:
+        return {"pid": self.pid, "started": self.started, "comm": self.comm, "rss_bytes": self.rss}
+
+
+ID = "([0-9a-f]{64})"
+CONTAINER_NAMES = tuple(
+    (re.compile(form % ID), runtime)
+    for form, runtime in (
+        (r"docker-%s\.scope", "docker"),
+        (r"libpod-%s(?:\.scope)?", "podman"),
+        (r"cri-containerd-%s\.scope", "crictl"),
+        (r"crio-%s(?:\.scope)?", "crictl"),
+        (r".*:cri-containerd:%s", "crictl"),
+        (r"(?:\w+-)?%s(?:\.scope)?", ""),
+    )
+)
+# Where the runtime's cgroup driver is not systemd, its containers may lie below its own service.
+RUNTIME_UNITS = re.compile(r"(docker|containerd|crio|kubelet|k3s|rke2).*\.service")
+
+
+def parse_cgroups(text: str) -> Dict[str, str]:
+    """/proc/<pid>/cgroup (cgroups(7)): its paths as "systemd" and "memory" (version 1), and "unified" (2)."""
+    paths = {}
+    for line in text.split("\n"):
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            paths["unified"] = path
+        elif controllers == "name=systemd":
+            paths["systemd"] = path
+        elif "memory" in controllers.split(","):
+            paths["memory"] = path
+    return paths
+
+
+def place_in(path: str) -> Optional[Place]:
+    """The outermost unit or container on a cgroup's path: what is inside of it, its owner may name at will."""
+    runtime_unit, names = None, path.split("/")
+    for depth, name in enumerate(names):
+        inside = "/".join(names[: depth + 1])
+        for form, runtime in CONTAINER_NAMES:
+            found = form.fullmatch(name)
+            if found:
+                return Place("container", found.group(1), runtime or runtime_above(names[:depth]), inside)
+        if name.endswith((".service", ".scope")):
+            unit = Place("unit", name[1:] if name.startswith("_") else name, "", inside)  # "_" is systemd's escape
+            if runtime_unit or not RUNTIME_UNITS.fullmatch(name):
+                return runtime_unit or unit
+            runtime_unit = unit
+    return runtime_unit
+
+
+def runtime_above(names: List[str]) -> str:
+    """Of a container whose cgroup bears its id alone."""
+    if any(name.startswith("kubepods") for name in names):
+        return "crictl"
+    return "docker" if names[-1] == "docker" or "ecs" in names else ""
+
+
+def is_in_kubernetes(place: Place) -> bool:
+    return any("kubepods" in name for name in place.path.split("/"))
+
+
+def place_of(paths: Dict[str, str], comm: str) -> Place:
+    found = (place_in(paths.get(which, "")) for which in ("systemd", "unified", "memory"))
+    return next(filter(None, found), Place("process", comm))
+
+
+def read_text(path: str) -> str:
+    with open(path, "rb") as file:
+        return os.fsdecode(file.read(SMALL_FILE_LIMIT_BYTES))
+
+
+def plain(text: str) -> str:
+    """A name that somebody else chose, fit for one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def read_process(folder: str) -> Optional[Process]:
+    """None for what has no memory of its own: a kernel thread, or what has ended."""
+    try:
+        pid, _, rest = read_text(folder + "/stat").partition(" (")
+        status, paths = read_text(folder + "/status"), parse_cgroups(read_text(folder + "/cgroup"))
+    except OSError:
+        return None
+    comm, _, after = plain(rest).rpartition(") ")  # it may hold any character itself
+    fields = after.split()
+    kb = dict(re.findall(r"^(RssAnon|RssShmem|VmSwap):\s+(\d+)", status, re.MULTILINE))
+    if "RssAnon" not in kb or len(fields) < 20:
+        return None
+    anon, shared, swap = (int(kb.get(key, 0)) * KB for key in ("RssAnon", "RssShmem", "VmSwap"))
+    return Process(int(pid), int(fields[1]), int(fields[19]), comm, anon, shared, swap, place_of(paths, comm), paths)
+
+
+def all_processes(ctx: Context) -> Dict[int, Process]:
+    """Those of the scope."""
+    everything = every_process(ctx)
+    return everything if ctx.volume is None else of_drill(ctx.volume, everything)
+
+
+def of_drill(volume: Volume, everything: Dict[int, Process]) -> Dict[int, Process]:
+    """What the drill's supervisor has started, each as a unit of its own. Raises Refused when there is none."""
+    if volume.supervisor is None:
+        raise Refused("the drill %s has no processes" % volume.id)
+    pid, started = volume.supervisor
+    if pid not in everything or everything[pid].started != started:
+        raise Refused("the supervisor of the drill %s has ended" % volume.id)
+    own = (process for process in everything.values() if process.parent == pid)
+    named = ((process, process.comm + ".service") for process in own)
+    return {
+        process.pid: process._replace(place=Place("unit", unit, "", "drill/%s/%s" % (volume.id, unit)), paths={})
+        for process, unit in named
+    }
+
+
+def drill_memory(ctx: Context, volume: Volume) -> Dict[str, Any]:
+    """As `memory` has it, against the budget."""
+    used = sum(process.rss for process in of_drill(volume, every_process(ctx)).values())
+    total = volume.budget_bytes or 1
+    swap = dict.fromkeys(("swap_total_bytes", "swap_free_bytes", "swap_in_pages", "swap_out_pages"), 0)
+    figures = {"total_bytes": total, "available_bytes": max(0, total - used), "percent": used / total * 100}
+    others = ("cached_bytes", "shmem_bytes", "unreclaimable_bytes", "huge_pages_bytes")
+    about = {"drill": volume.id, "page_bytes": os.sysconf("SC_PAGE_SIZE"), "pressure": None}
+    return {**about, **figures, "anon_bytes": used, **dict.fromkeys(others, 0), **swap}
+
+
+def memory_drills(ctx: Context) -> List[Dict[str, Any]]:
+    found = []
+    with contextlib.ExitStack() as stack:
+        for volume in all_volumes(ctx.roots, stack):
+            if volume.supervisor is not None:
+                with contextlib.suppress(Ended):
+                    found.append(drill_memory(ctx, volume))
+    return found
+
+
+def every_process(ctx: Context) -> Dict[int, Process]:
+    """By pid. Raises Failed when they are too many to see all: half of them would look like less memory."""
+    deadline, found = time.monotonic() + PROCESSES_S, {}
+    pids = [name for name in os.listdir(ctx.roots.proc) if name.isdigit()]
+    for pid in pids:
+        if len(pids) > PROCESSES_LIMIT or time.monotonic() > deadline:
+            raise Failed("%d processes are too many to look at" % len(pids))
+        process = read_process("%s/%s" % (ctx.roots.proc, pid))
+        if process:
+            found[process.pid] = process
+    return found
+
+
+class Counted(NamedTuple):
+    """What a cgroup's own statistics say, in bytes."""
+
+    by: str
+    rss: int
+    swap: int
+    limit: Optional[int]
+    oom_kills: Optional[int]
+
+
+def counted(ctx: Context, process: Process) -> Optional[Counted]:
+    """The statistics of its place's cgroup, where the memory controller has one for it."""
+    for which, above in (("memory", "/memory"), ("unified", ""), ("unified", "/unified")):
+        place = place_in(process.paths.get(which, ""))
+        if place and place[:3] == process.place[:3] and ".." not in place.path.split("/"):
+            folder = ctx.roots.cgroups + above + place.path
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                return cgroup1(folder) if which == "memory" else cgroup2(folder)
+    return None
+
+
+def figures_in(path: str) -> Dict[str, int]:
+    return {key: int(value) for key, value in re.findall(r"^(\w+) (\d+)$", read_text(path), re.MULTILINE)}
+
+
+def cgroup1(folder: str) -> Counted:
+    """What begins with `total_` is with the cgroups below. A limit near 2^63 is none."""
+    found, limit = figures_in(folder + "/memory.stat"), int(read_text(folder + "/memory.limit_in_bytes"))
+    kills = figures_in(folder + "/memory.oom_control").get("oom_kill")
+    rss, swap = found["total_rss"] + found.get("total_shmem", 0), found.get("total_swap", 0)
+    return Counted("cgroup1", rss, swap, limit if limit < 1 << 60 else None, kills)
+
+
+def cgroup2(folder: str) -> Counted:
+    found, limit, swap = figures_in(folder + "/memory.stat"), read_text(folder + "/memory.max").strip(), 0
+    with contextlib.suppress(OSError):  # absent where the kernel does not count swap
+        swap = int(read_text(folder + "/memory.swap.current"))
+    kills = figures_in(folder + "/memory.events").get("oom_kill")
+    rss = found["anon"] + found.get("shmem", 0)
+    return Counted("cgroup2", rss, swap, None if limit == "max" else int(limit), kills)
+
+
+class Consumer:
+    """All processes of one place, the oldest first."""
+
+    def __init__(self, ctx: Context, processes: List[Process], main: Optional[Process] = None) -> None:
+        self.processes = sorted(processes, key=lambda process: (process.started, process.pid))
+        self.place = self.processes[0].place
+        self.counted = counted(ctx, self.processes[0])
+        self.main = main or self._oldest()
+
+    @property
+    def rss(self) -> int:
+        """Without a count by the kernel, shared memory counts once: as the largest share of one process."""
+        if self.counted:
+            return self.counted.rss
+        return sum(process.anon for process in self.processes) + max(process.shared for process in self.processes)
+
+    def _oldest(self) -> Process:
+        """The first that descends from none of the others."""
+        pids = {process.pid for process in self.processes}
+        return next((process for process in self.processes if process.parent not in pids), self.processes[0])
+
+    @property
+    def biggest(self) -> Process:
+        return max(self.processes, key=lambda process: process.rss)
+
+    def shown(self, ctx: Context) -> Dict[str, Any]:
+        counted = self.counted
+        return {
+            "kind": self.place.kind,
+            "name": self.place.name,
+            "runtime": self.place.runtime,
+            "kubernetes": is_in_kubernetes(self.place),
+            "rss_bytes": self.rss,
+            "counted_by": counted.by if counted else "processes",
+            "swap_bytes": counted.swap if counted else sum(process.swap for process in self.processes),
+            "limit_bytes": counted.limit if counted else None,
+            "oom_kills": counted.oom_kills if counted else None,
+            "processes": len(self.processes),
+            "main": self.main.shown(),
+            "biggest": self.biggest.shown(),
+            "since": began_at(self.main),
+            "oom_score_adj": oom_score_adj("%s/%d" % (ctx.roots.proc, self.biggest.pid)),
+        }
+
+
+def began_at(process: Process) -> Optional[float]:
+    booted = boot_time()
+    return booted + process.started / os.sysconf("SC_CLK_TCK") if booted else None
+
+
+def oom_score_adj(folder: str) -> Optional[int]:
+    try:
+        return int(read_text(folder + "/oom_score_adj"))
+    except (OSError, ValueError):
+        return None
+
+
+def grouped(ctx: Context, processes: Dict[int, Process]) -> List[Consumer]:
+    """Who holds memory, the greatest first. A process of no unit or container is a consumer by itself."""
+    members: Dict[object, List[Process]] = {}
+    for process in processes.values():
+        key = process.pid if process.place.kind == "process" else process.place
+        members.setdefault(key, []).append(process)
+    return sorted((Consumer(ctx, some) for some in members.values()), key=lambda one: one.rss, reverse=True)
+
+
+def consumers(ctx: Context) -> Outcome:
+    processes = all_processes(ctx)
+    everyone = grouped(ctx, processes)
+    top, rest = everyone[:TOP_CONSUMERS], everyone[TOP_CONSUMERS:]
+    shown = [{**one.shown(ctx), "critical": why_never(ctx, one, processes)} for one in top]
+    return done({"consumers": shown, "others": {"consumers": len(rest), "rss_bytes": sum(one.rss for one in rest)}})
+
+
+# ------------------------------------------------------------------------------------- what is never touched
+
+# By the whole name of a program, or of a unit without its instance and ending.
+NEVER_NAMES = tuple(
+    (re.compile(form), what)
+    for form, what in (
+        (r"systemd(-.+)?|init|\(sd-pam\)|e?udevd|elogind|user|user-runtime-dir", "systemd's own"),
+        (r"sshd?(-.+)?|dropbear", "the way in to this host"),
+        (r"dbus(-.+)?", "D-Bus"),
+        (r"kube.+|k3s.*|rke2.*|hyperkube", "Kubernetes' own"),
+        (
+            r"docker(d|-.+)?|containerd(-.+)?|cri-?o(-.+)?|conmon.*|podman.*|buildkitd?|runc|crun|lx[cd](-.+)?",
+            "a container runtime",
+        ),
+        (r"r?syslog(d|-ng)?|audit(d|-.+)?|.*journald?(-.+)?", "the system's log"),
+        (
+            r"(serial-|console-|container-)?a?getty|login|polkit(d)?|network-?manager(-.+)?|networking|dhclient|"
+            r"dhcpcd|wpa_supplicant|iwd|firewalld|nftables|chronyd?|ntpd?|crond?|anacron|atd|multipathd?|iscsid|"
+            r"lvm2-.+|cloud-.+|.*ssm-agent.*|google[_-].+|wa(linux)?agent|qemu-(ga|guest-agent)|keepalived",
+            "a service of the system itself",
+        ),
+    )
+)
+# By how a word of it begins: of the name of a program, unit, container or image.
+NEVER_WORDS = (
+    (re.compile("byteport"), "BytePort itself"),
+    (
+        re.compile(
+            "postgres|postmaster|pgsql|pgbouncer|pgpool|patroni|timescale|mysql|maria|percona|galera|mongo|redis|"
+            "valkey|keydb|dragonfly|memcache|etcd|dqlite|rqlite|cockroach|yugabyte|cassandra|scylla|clickhouse|"
+            "influx|elastic|opensearch|solr|kafka|zookeeper|rabbitmq|nats|couch|neo4j|oracle|mssql|sqlservr|db2|"
+            "firebird|tarantool|aerospike|arango|rethink|tikv|tidb|foundationdb|fdb|questdb|victoria|prometheus|"
+            "minio|ceph|gluster|consul|vault|slapd|openldap|qdrant|milvus|weaviate|surreal"
+        ),
+        "a database",
+    ),
+)
+# These run programs of any kind; which one, their first arguments say that are no options.
+VIRTUAL_MACHINES = re.compile(r"java|beam(\.smp)?|erl\w*")
+
+
+def why_never(ctx: Context, consumer: Consumer, processes: Dict[int, Process]) -> str:
+    """Why neither it is ever restarted nor its oom_score_adj changed; empty when nothing speaks against it."""
+    ours = own_tree(processes)
+    for process in consumer.processes:
+        why = "the system's first process" if process.pid == 1 else ""
+        why = why or ("BytePort itself" if process.pid in ours else why_never_program(ctx, process))
+        if why:
+            return "%s (%d) is %s" % (process.comm, process.pid, why)
+    why = why_never_unit(consumer.place.name) if consumer.place.kind == "unit" else ""
+    return "%s is %s" % (plain(consumer.place.name), why) if why else ""
+
+
+def own_tree(processes: Dict[int, Process]) -> Set[int]:
+    """This program and all that have started it, but for the first process."""
+    pid, ours = os.getpid(), {os.getpid()}
+    while pid in processes and processes[pid].parent > 1 and processes[pid].parent not in ours:
+        pid = processes[pid].parent
+        ours.add(pid)
+    return ours
+
+
+def why_never_name(name: str) -> str:
+    found = (what for form, what in NEVER_NAMES if form.fullmatch(name.lower()))
+    return next(found, "") or why_never_words(name)
+
+
+def why_never_words(name: str) -> str:
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return next((what for form, what in NEVER_WORDS if any(map(form.match, words))), "")
+
+
+def why_never_unit(unit: str) -> str:
+    name, _, kind = unit.rpartition(".")
+    if kind != "service":
+        return "no service: systemd could not start it again"  # a scope: a session's, or a runtime's
+    stem, _, instance = name.partition("@")
+    return why_never_name(stem) or why_never_words(instance)
+
+
+def why_never_program(ctx: Context, process: Process) -> str:
+    """By every name it has. Some of them are its own choice, so its executable has to be seen too."""
+    folder = "%s/%d" % (ctx.roots.proc, process.pid)
+    try:
+        program = os.path.basename(os.readlink(folder + "/exe").replace(" (deleted)", ""))
+        arguments = read_text(folder + "/cmdline").split("\0")
+        environment = read_text(folder + "/environ").split("\0")
+    except OSError as error:
+        return "a program that may not be looked at: %s" % said(error)
+    names = [program, process.comm, os.path.basename(arguments[0].split(" ")[0].rstrip(":"))]
+    if VIRTUAL_MACHINES.fullmatch(program):
+        names += [word for word in arguments[1:] if word[:1] not in "-+" and not set(word) & set("=:;")]
+    if any(setting.startswith(("BYTEPORT_", "DJANGO_SETTINGS_MODULE=byteport.")) for setting in environment):
+        return "BytePort itself"
+    return next(filter(None, map(why_never_name, names)), "")
+
+
+# ---------------------------------------------------------------------------- units and containers: may they?
+
+
+class Restartable(NamedTuple):
+    """A unit or container that may be restarted, as it was found just now."""
+
+    consumer: Consumer
+    title: str  # for people: the unit's name, or the container's
+    about: Dict[str, str]  # what its manager says of it
+
+    @property
+    def main(self) -> Process:
+        return self.consumer.main
+
+
+SHOWN = (
+    *("Id", "Names", "LoadState", "ActiveState", "Job", "MainPID", "ControlGroup", "FragmentPath", "DropInPaths"),
+    *("NeedDaemonReload", "Transient", "DefaultDependencies", "RefuseManualStart", "RefuseManualStop"),
+    # To whom systemd hands on a stop, and so a restart.
+    *("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"),
+)
+DEPENDENTS = SHOWN[-5:]
+UNIT_FLAGS = (
+    ("LoadState", "loaded", "systemd does not have it loaded"),
+    ("ActiveState", "active", "it is not running"),
+    ("NeedDaemonReload", "no", "its files were changed and systemd has not read them yet: somebody is at it"),
+    ("Transient", "no", "it is transient: once stopped, it is gone"),
+    ("DefaultDependencies", "yes", "it is one of the system's own units (DefaultDependencies=no)"),
+    ("RefuseManualStart", "no", "it refuses to be started by hand"),
+    ("RefuseManualStop", "no", "it refuses to be stopped by hand"),
+)
+
+
+def show_unit(ctx: Context, unit: str) -> Dict[str, str]:
+    if ctx.volume is not None:
+        return show_drill_unit(ctx, ctx.volume, unit)
+    argv = ["systemctl", "show", "--no-pager", "--property=" + ",".join(SHOWN), "--", unit]
+    lines = call(ctx, argv, INSPECT_S)[0].split("\n")
+    return {key: value for key, _, value in (line.partition("=") for line in lines)}
+
+
+def show_drill_unit(ctx: Context, volume: Volume, unit: str) -> Dict[str, str]:
+    """What systemd would say of it."""
+    running = [process for process in all_processes(ctx).values() if process.place.name == unit]
+    about = {"Id": unit, "Names": unit, "LoadState": "loaded", "FragmentPath": "%s/%s" % (volume.path, unit)}
+    if len(running) != 1:
+        return {**about, "ActiveState": "activating"}
+    [one] = running
+    return {**about, "ActiveState": "active", "MainPID": str(one.pid), "ControlGroup": one.place.path}
+
+
+def checked_unit(ctx: Context, unit: object, processes: Dict[int, Process]) -> Restartable:
+    """The unit, when all speaks for it; else Refused with what speaks against it."""
+    if not isinstance(unit, str) or not UNIT.fullmatch(unit):
+        raise Refused("%.80r is not the name of a service" % (unit,))
+    refuse_if(why_never_unit(unit), unit)
+    about = show_unit(ctx, unit)
+    if about.get("Id") != unit:
+        raise Refused("%s is another name of %s" % (unit, plain(about.get("Id", "")) or "nothing that systemd knows"))
+    for name in about.get("Names", "").split():
+        refuse_if(why_never_unit(name), name)
+    for key, wanted, why in UNIT_FLAGS:
+        if about.get(key, wanted) != wanted:
+            raise Refused("%s: %s" % (unit, why))
+    require_no_dependents(unit, about)
+    found = consumer_of(ctx, about.get("MainPID", ""), processes)
+    if found.place.kind != "unit" or found.place.name != unit or found.place.path != about.get("ControlGroup"):
+        raise Refused("%s: its main process (%s) is not in its cgroup" % (unit, about.get("MainPID")))
+    refuse_if(why_never(ctx, found, processes), "")
+    require_label(unit, unit_label(about))
+    return Restartable(found, unit, about)
+
+
+def refuse_if(why: str, name: str) -> None:
+    if why:
+        raise Refused("%s is %s, which is never restarted" % (name, why) if name else "%s: never restarted" % why)
+
+
+def require_no_dependents(unit: str, about: Dict[str, str]) -> None:
+    if about.get("Job", "0") not in ("", "0"):
+        raise Refused("%s: systemd is at it already (job %s)" % (unit, about["Job"]))
+    others = sorted({name for key in DEPENDENTS for name in about.get(key, "").split()})
+    if others:
+        raise Refused("%s: its restart would also restart or stop %s" % (unit, plain(", ".join(others[:5]))))
+
+
+def consumer_of(ctx: Context, pid: str, processes: Dict[int, Process]) -> Consumer:
+    """Of the main process that its manager names."""
+    main = processes.get(int(pid)) if re.fullmatch(r"[1-9]\d{0,9}", pid) else None
+    if main is None:
+        raise Refused("its main process (%s) cannot be seen" % plain(pid or "none"))
+    members = [process for process in processes.values() if process.place == main.place]
+    return Consumer(ctx, members if main.place.kind != "process" else [main], main)
+
+
+def require_label(name: str, label: Optional[str]) -> None:
+    if label != "safe":
+        found = "it has none" if label is None else "it is %.40r" % label
+        raise Refused("%s does not carry the label byteport.restart=safe: %s" % (name, found))
+
+
+def unit_label(about: Dict[str, str]) -> Optional[str]:
+    """The last X-Byteport-Restart of its files, in systemd's order; systemd itself ignores what begins with X-."""
+    label = None
+    for path in (about.get("FragmentPath", ""), *about.get("DropInPaths", "").split()):
+        folder, name = os.path.split(os.path.realpath(path))
+        try:
+            with closing(os.open(folder, FOLDER)) as fd:
+                require_ours(os.fstat(fd), folder)
+                label = parse_label(read_small(fd, name, folder), label)
+        except (OSError, ValueError) as error:
+            why = said(error) if isinstance(error, OSError) else "it is not UTF-8"
+            raise Refused("its label cannot be read from %s: %s" % (plain(path) or "no file", why)) from error
+    return label
+
+
+def parse_label(text: str, label: Optional[str]) -> Optional[str]:
+    """Of one unit file (systemd.syntax(7)): in its section [Unit] or [Service], with lines that are continued."""
+    lines = (line for line in text.split("\n") if not re.match(r"\s*[#;]", line))
+    section = ""
+    for line in re.sub(r"\\\n", " ", "\n".join(lines)).split("\n"):
+        key, _, value = line.partition("=")
+        if re.fullmatch(r"\s*\[.*\]\s*", line):
+            section = line.strip()
+        elif key.strip() == "X-Byteport-Restart" and section in ("[Unit]", "[Service]"):
+            label = value.strip()
+    return label
+
+
+def inspected(ctx: Context, runtime: str, argv: List[str]) -> Dict[str, Any]:
+    """The one object that the runtime's inspect prints."""
+    out, _ = call(ctx, [runtime, *argv], INSPECT_S)
+    try:
+        found = json.loads(out)
+        one = found[0] if isinstance(found, list) and len(found) == 1 else found
+    except (ValueError, RecursionError):
+        one = None
+    if not isinstance(one, dict):
+        raise Refused("`%s %s` answered what is no description of one container" % (runtime, argv[0]))
+    return one
+
+
+def text_at(found: Any, *keys: str) -> str:
+    """What stands at a place of nested objects, as text; empty when there is nothing."""
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return "" if found is None or isinstance(found, (dict, list)) else str(found)
+
+
+def checked_container(ctx: Context, runtime: object, container: object, processes: Dict[int, Process]) -> Restartable:
+    """The container, when all speaks for it; else Refused with what speaks against it."""
+    if not isinstance(container, str) or not CONTAINER.fullmatch(container):
+        raise Refused("%.80r is not a container's full id" % (container,))
+    if runtime not in ("docker", "podman", "crictl"):
+        raise Refused("the container %.12s is of no runtime that we know" % container)
+    described = described_pod_container if runtime == "crictl" else described_container
+    about = described(ctx, str(runtime), container)
+    title = plain(about["title"]) or container[:12]
+    if about["id"] != container or about["state"] not in ("running", "CONTAINER_RUNNING"):
+        raise Refused("%s: it is not running" % title)
+    for name in (about["title"], about["image"]):
+        refuse_if(why_never_words(name), plain(name))
+    refuse_if(about["never"], title)
+    found = consumer_of(ctx, about["pid"], processes)
+    if found.place[:3] != ("container", container, runtime):
+        raise Refused("%s: its main process (%s) is not in its cgroup" % (title, about["pid"]))
+    refuse_if(why_never(ctx, found, processes), "")
+    require_label(title, about["label"] or None)
+    return Restartable(found, title, about)
+
+
+def described_container(ctx: Context, runtime: str, container: str) -> Dict[str, str]:
+    """By docker or podman."""
+    found = inspected(ctx, runtime, ["inspect", "--type", "container", container])
+    kept = text_at(found, "HostConfig", "AutoRemove") in ("False", "")
+    return {
+        "id": text_at(found, "Id"),
+        "title": text_at(found, "Name").lstrip("/"),
+        "image": text_at(found, "ImageName") or text_at(found, "Config", "Image"),
+        "state": text_at(found, "State", "Status"),
+        "pid": text_at(found, "State", "Pid"),
+        "label": text_at(found, "Config", "Labels", "byteport.restart"),
+        "never": "" if kept else "removed when it stops (--rm)",
+    }
+
+
+def described_pod_container(ctx: Context, runtime: str, container: str) -> Dict[str, str]:
+    """By crictl. The label is the pod's; the kubelet starts a container again unless the pod is a Job's or nobody's."""
+    found = inspected(ctx, runtime, ["inspect", "-o", "json", container])
+    sandbox = text_at(found, "info", "sandboxID")
+    if not CONTAINER.fullmatch(sandbox):
+        raise Refused("`crictl inspect` does not say which pod %.12s belongs to" % container)
+    pod = inspected(ctx, runtime, ["inspectp", "-o", "json", sandbox])
+    labels = pod.get("status", {}).get("labels") if isinstance(pod.get("status"), dict) else None
+    labels = labels if isinstance(labels, dict) else {}
+    namespace = text_at(pod, "status", "metadata", "namespace")
+    never = "Kubernetes' own" if namespace.startswith("kube-") or not namespace else ""
+    if not never and not {"pod-template-hash", "controller-revision-hash"} & set(labels):
+        never = "of a pod that no Deployment, StatefulSet or DaemonSet keeps running"
+    names = (namespace, text_at(pod, "status", "metadata", "name"), text_at(found, "status", "metadata", "name"))
+    return {
+        "id": text_at(found, "status", "id"),
+        "title": "/".join(names),
+        "image": text_at(found, "status", "image", "image"),
+        "state": text_at(found, "status", "state"),
+        "pid": text_at(found, "info", "pid"),
+        "label": text_at(labels, "byteport.restart"),
+        "never": never,
+        "sandbox": sandbox,
+        "name": names[2],
+    }
+
+
+def checked_consumer(ctx: Context, wanted: object, processes: Dict[int, Process]) -> Restartable:
+    if not isinstance(wanted, dict) or set(wanted) != {"kind", "name", "runtime"}:
+        raise Refused("a consumer is given by kind, name and runtime")
+    if wanted["kind"] == "unit":
+        return checked_unit(ctx, wanted["name"], processes)
+    if wanted["kind"] == "container":
+        return checked_container(ctx, wanted["runtime"], wanted["name"], processes)
+    raise Refused("it belongs to no unit and no container, so nothing would start it again")
+
+
+def restartable(ctx: Context) -> Outcome:
+    wanted = ctx.request.args["consumers"]
+    if not isinstance(wanted, list) or len(wanted) > RESTARTABLE:
+        raise Refused("consumers is not a list of at most %d" % RESTARTABLE)
+    processes, answers = all_processes(ctx), []
+    for one in wanted:
+        answer: Dict[str, Any] = {"pid": None, "started": None, "title": "", "refusal": ""}
+        try:
+            found = checked_consumer(ctx, one, processes)
+            answer.update(pid=found.main.pid, started=found.main.started, title=found.title)
+        except Ended as no:
+            answer["refusal"] = no.outcome.reason
+        answers.append({**(one if isinstance(one, dict) else {}), **answer})
+    return done({"consumers": answers})
+
+
 # --------------------------------------------------------------------------------------------- change verbs
 
 
@@ -1267,6 +1956,276 @@ def how_it_went(sweep: Sweep, result: Dict[str, Any]) -> Outcome:
 
 def in_mb(size: int) -> str:
     return "%.1f MB" % (size / 1_000_000)
+
+
+# ------------------------------------------------------------------------------- change verbs: oom_score_adj
+
+
+class Protected(NamedTuple):
+    """One process whose oom_score_adj we have lowered."""
+
+    pid: int
+    started: int
+    comm: str
+    before: int
+    after: int
+
+
+class OomLedger:
+    """What adjust_oom_score has changed and restore_oom_score has not put back yet, one file for each scope.
+
+    Written before the change, to every folder of `Roots.journals` that takes it, as ActionLog does. After a reboot
+    it says nothing of the processes there are now.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self.folders = ctx.roots.journals
+        self.name = "%s.oom" % (ctx.request.drill or "host")
+        self.boot = read_proc("sys/kernel/random/boot_id").strip()
+
+    def outstanding(self) -> List[Protected]:
+        found: Dict[Tuple[int, int], Protected] = {}
+        for path in self.folders:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                with own_folder(path, create=False) as folder_fd:
+                    for one in self._read(folder_fd):
+                        found[one.pid, one.started] = one
+        return list(found.values())
+
+    def _read(self, folder_fd: int) -> Iterator[Protected]:
+        fd = os.open(self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
+        with open(fd, "rb") as file:
+            for line in file.read(ANSWER_LIMIT_BYTES).splitlines():
+                with contextlib.suppress(ValueError, TypeError):  # a line that the disk had no room to end
+                    entry = json.loads(line)
+                    if entry["boot"] == self.boot:
+                        yield Protected(*entry["process"])
+
+    def add(self, one: Protected) -> None:
+        """Raises Refused when no folder has room."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        written, refusals = 0, []
+        for path in self.folders:
+            try:
+                with own_folder(path, create=True) as folder_fd:
+                    with closing(os.open(self.name, flags, 0o600, dir_fd=folder_fd)) as fd:
+                        os.write(fd, b"\n")  # ends what the disk had no room for earlier
+                        append(fd, {"boot": self.boot, "process": list(one)})
+                        written += 1
+            except OSError as error:
+                refusals.append("%s: %s" % (path, said(error)))
+        if not written:
+            raise Refused("no place to note the old oom_score_adj: %s" % "; ".join(refusals))
+
+    def clear(self) -> None:
+        for path in self.folders:
+            with contextlib.suppress(OSError), own_folder(path, create=False) as folder_fd:
+                os.unlink(self.name, dir_fd=folder_fd)
+
+
+@contextlib.contextmanager
+def held_process(ctx: Context, pid: int, started: int) -> Iterator[Optional[str]]:
+    """A path to the very process, which leads nowhere once it has ended; None when it has ended already."""
+    try:
+        fd = os.open("%s/%d" % (ctx.roots.proc, pid), FOLDER)
+    except OSError:
+        yield None
+        return
+    with closing(fd):
+        folder = "/proc/self/fd/%d" % fd
+        process = read_process(folder)
+        yield folder if process and process.started == started else None
+
+
+def adjust_oom_score(ctx: Context) -> Outcome:
+    """Protects bystanders, so that the kernel, should it have to kill, takes the one that leaks."""
+    wanted = checked_processes(ctx.request.args["processes"])
+    ledger, processes = OomLedger(ctx), all_processes(ctx)
+    places = {process.pid: one for one in grouped(ctx, processes) for process in one.processes}
+    adjusted: List[Protected] = []
+    left: Counter[str] = Counter()
+    leftovers = [] if ctx.request.dry_run else put_back(ctx, ledger, Counter())
+    for pid, started in wanted:
+        process = processes.get(pid)
+        if process is None or process.started != started:
+            left["it has ended"] += 1
+            continue
+        why = why_not_protected(ctx, places[pid], processes)
+        if why:
+            left[why] += 1
+        else:
+            protect(ctx, ledger, process, adjusted, left)
+    result = {"adjusted": [one._asdict() for one in adjusted], "left": dict(left)}
+    result["leftovers"] = [one._asdict() for one in leftovers]
+    return told(result, adjusted, "would be lowered" if ctx.request.dry_run else "lowered", left)
+
+
+def checked_processes(given: object) -> List[Tuple[int, int]]:
+    if isinstance(given, list) and len(given) <= OOM_PROCESSES:
+        if all(isinstance(one, list) and len(one) == 2 and all(type(part) is int for part in one) for one in given):
+            return [(pid, started) for pid, started in given]
+    raise Refused("processes is not a list of at most %d pairs of pid and start" % OOM_PROCESSES)
+
+
+def why_not_protected(ctx: Context, consumer: Consumer, processes: Dict[int, Process]) -> str:
+    if is_in_kubernetes(consumer.place):
+        return "the kubelet sets it by the pod's class"
+    return "never touched" if why_never(ctx, consumer, processes) else ""
+
+
+def protect(ctx: Context, ledger: OomLedger, process: Process, adjusted: List[Protected], left: Counter[str]) -> None:
+    with held_process(ctx, process.pid, process.started) as folder:
+        before = oom_score_adj(folder) if folder else None
+        if folder is None or before is None:
+            left["it has ended"] += 1
+            return
+        after = max(before - OOM_STEP, OOM_LOWEST)
+        if after >= before:
+            left["protected enough already"] += 1
+            return
+        one = Protected(process.pid, process.started, process.comm, before, after)
+        try:
+            if not ctx.request.dry_run:
+                ledger.add(one)
+                write_oom_score_adj(folder, after)
+            adjusted.append(one)
+        except Refused as no:
+            left[no.outcome.reason] += 1
+        except OSError as error:
+            left[errno_name(error)] += 1
+
+
+def write_oom_score_adj(folder: str, value: int) -> None:
+    with open(folder + "/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(value))
+
+
+def told(result: Dict[str, Any], changed: List[Protected], did: str, left: Counter[str]) -> Outcome:
+    shown = ", ".join("%s (%d): %d → %d" % (one.comm, one.pid, one.before, one.after) for one in changed)
+    reasons = "; ".join("%s (%d)" % pair for pair in sorted(left.items()))
+    if not changed:
+        raise Skipped("no oom_score_adj %s: %s" % (did, reasons or "there was none to change"), result)
+    return done(result, "oom_score_adj %s: %s%s" % (did, shown, "; left: " + reasons if reasons else ""))
+
+
+def restore_oom_score(ctx: Context) -> Outcome:
+    ledger, left = OomLedger(ctx), Counter()  # type: OomLedger, Counter[str]
+    restored = put_back(ctx, ledger, left)
+    result = {"restored": [one._asdict() for one in restored], "left": dict(left)}
+    return told(result, restored, "would be put back" if ctx.request.dry_run else "put back", left)
+
+
+def put_back(ctx: Context, ledger: OomLedger, left: Counter[str]) -> List[Protected]:
+    """What was put back, each with its value before and after that. The ledger stays while something failed."""
+    restored, failed = [], False
+    for one in ledger.outstanding():
+        with held_process(ctx, one.pid, one.started) as folder:
+            now = oom_score_adj(folder) if folder else None
+            if folder is None or now is None:
+                left["it has ended"] += 1
+            elif now != one.after:
+                left["as before already" if now == one.before else "changed by somebody else"] += 1
+            else:
+                try:
+                    if not ctx.request.dry_run:
+                        write_oom_score_adj(folder, one.before)
+                    restored.append(one._replace(before=now, after=one.before))
+                except OSError as error:
+                    left[errno_name(error)], failed = left[errno_name(error)] + 1, True
+    if not failed and not ctx.request.dry_run:
+        ledger.clear()
+    return restored
+
+
+# ------------------------------------------------------------------------------------- change verbs: restarts
+
+
+def restart_unit(ctx: Context) -> Outcome:
+    """try-restart never starts what somebody has stopped; job mode `fail` never replaces what systemd is at."""
+    unit = ctx.request.args["unit"]
+    found = require_same(ctx, checked_unit(ctx, unit, all_processes(ctx)))
+    if ctx.request.dry_run:
+        return done(would_restart(ctx, found), "would restart %s" % found.title)
+    before = baseline(ctx, found.consumer)
+    if ctx.volume is not None:
+        os.kill(found.main.pid, signal.SIGTERM)  # a child of the drill's supervisor, which starts it again
+    else:
+        how = ("--no-ask-password", "--no-block", "--job-mode=fail")
+        call(ctx, ["systemctl", "try-restart", *how, "--", unit], RESTART_S)
+    return came_back(ctx, found, before, lambda: unit_again(ctx, unit))
+
+
+def unit_again(ctx: Context, unit: str) -> str:
+    """The pid of its main process once it runs; "" while it does not yet. Raises Failed when it never will."""
+    about = show_unit(ctx, unit)
+    if about.get("Job", "0") in ("", "0") and about.get("ActiveState") in ("failed", "inactive"):
+        raise Failed("%s did not start again: systemd calls it %s" % (unit, about["ActiveState"]))
+    return about.get("MainPID", "") if about.get("ActiveState") == "active" else ""
+
+
+def restart_container(ctx: Context) -> Outcome:
+    """By docker or podman; in a pod it is stopped, and the kubelet starts it again."""
+    if ctx.volume is not None:
+        raise Skipped("there are no containers in a drill")
+    args = ctx.request.args
+    found = require_same(ctx, checked_container(ctx, args["runtime"], args["container"], all_processes(ctx)))
+    if ctx.request.dry_run:
+        return done(would_restart(ctx, found), "would restart %s" % found.title)
+    before, runtime, container = baseline(ctx, found.consumer), str(args["runtime"]), str(args["container"])
+    if runtime == "crictl":
+        call(ctx, ["crictl", "stop", "--timeout", "30", container], RESTART_S)
+        return came_back(ctx, found, before, lambda: pod_container_again(ctx, found.about, container))
+    call(ctx, [runtime, "restart", "-t", "30", container], RESTART_S)
+    return came_back(ctx, found, before, lambda: described_container(ctx, runtime, container)["pid"])
+
+
+def pod_container_again(ctx: Context, about: Dict[str, str], container: str) -> str:
+    """The pid of the container that the kubelet has put in the place of the one that was stopped."""
+    out, _ = call(ctx, ["crictl", "ps", "-o", "json", "--pod", about["sandbox"]], INSPECT_S)
+    try:
+        running = json.loads(out).get("containers") or []
+        ids = [one["id"] for one in running if one["metadata"]["name"] == about["name"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Failed("`crictl ps` answered what is no list of containers") from None
+    ids = [one for one in ids if one != container and CONTAINER.fullmatch(str(one))]
+    return text_at(inspected(ctx, "crictl", ["inspect", "-o", "json", ids[0]]), "info", "pid") if ids else ""
+
+
+def require_same(ctx: Context, found: Restartable) -> Restartable:
+    """Refused when another process is the main one by now than was found to leak."""
+    wanted = (ctx.request.args["pid"], ctx.request.args["started"])
+    if wanted != (found.main.pid, found.main.started):
+        now = "%d, started at %d" % (found.main.pid, found.main.started)
+        raise Refused("%s runs another main process by now (%s): it was restarted meanwhile" % (found.title, now))
+    return found
+
+
+def baseline(ctx: Context, consumer: Optional[Consumer]) -> Dict[str, Any]:
+    """The host's memory, and the consumer's."""
+    figures = memory(ctx).result
+    rss = consumer.rss if consumer else None
+    return {"percent": round(figures["percent"], 1), "available_bytes": figures["available_bytes"], "rss_bytes": rss}
+
+
+def would_restart(ctx: Context, found: Restartable) -> Dict[str, Any]:
+    return {"title": found.title, "before": baseline(ctx, found.consumer), "after": None}
+
+
+def came_back(ctx: Context, found: Restartable, before: Dict[str, Any], again: Callable[[], str]) -> Outcome:
+    """Waits until it runs with another main process than before."""
+    deadline = time.monotonic() + COME_BACK_S
+    result: Dict[str, Any] = {"title": found.title, "before": before, "after": None}
+    while time.monotonic() < deadline:
+        pid, processes = again(), all_processes(ctx)
+        main = processes.get(int(pid)) if re.fullmatch(r"[1-9]\d{0,9}", pid) else None
+        if main and (main.pid, main.started) != (found.main.pid, found.main.started):
+            after = baseline(ctx, consumer_of(ctx, pid, processes))
+            result.update(after=after, pid=main.pid, started=main.started)
+            return done(
+                result, "restarted %s: %s → %s" % (found.title, in_mb(before["rss_bytes"]), in_mb(after["rss_bytes"]))
+            )
+        time.sleep(LOOK_S)
+    raise Failed("%s did not come back within %g s" % (found.title, COME_BACK_S), result)
 
 
 # --------------------------------------------------------------------------------------- journal of actions
@@ -1427,6 +2386,8 @@ VERBS: Dict[str, Verb] = {
     "usage": Verb(usage),
     "memory": Verb(memory),
     "gauges": Verb(gauges),
+    "consumers": Verb(consumers),
+    "restartable": Verb(restartable, args=("consumers",)),
     "annotations": Verb(opt_in),
     "survey": Verb(survey),
     "probe": Verb(probe, args=("action_id",)),
@@ -1434,6 +2395,10 @@ VERBS: Dict[str, Verb] = {
     "delete_rotated_logs": Verb(delete_rotated_logs, changes=True),
     "container_prune": Verb(container_prune, changes=True),
     "clear_tmp": Verb(clear_tmp, changes=True),
+    "adjust_oom_score": Verb(adjust_oom_score, changes=True, args=("processes",)),
+    "restore_oom_score": Verb(restore_oom_score, changes=True),
+    "restart_unit": Verb(restart_unit, changes=True, args=("unit", "pid", "started")),
+    "restart_container": Verb(restart_container, changes=True, args=("runtime", "container", "pid", "started")),
 }
 
 

@@ -90,4 +90,8 @@ ACTIONS = (
     HostAction("host.delete_rotated_logs", "Delete rotated logs older than 7 days", "delete_rotated_logs"),
     HostAction("host.container_prune", "Prune unused container images and artefacts", "container_prune"),
     HostAction("host.clear_tmp", "Clear files in /tmp unused for 48 h", "clear_tmp"),
+    HostAction("host.adjust_oom_score", "Protect bystanders from being killed for want of memory", "adjust_oom_score"),
+    HostAction("host.restore_oom_score", "Put the bystanders' oom_score_adj back", "restore_oom_score"),
+    HostAction("host.restart_unit", "Restart a systemd unit that is labelled safe to restart", "restart_unit"),
+    HostAction("host.restart_container", "Restart a container that is labelled safe to restart", "restart_container"),
 )

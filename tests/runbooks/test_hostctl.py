@@ -815,8 +815,9 @@ def test_a_missing_folder_is_a_skipped_step(house: House) -> None:
 @pytest.mark.parametrize("verb", [name for name, verb in hostctl.VERBS.items() if verb.changes])
 def test_a_dry_run_needs_no_action_id_and_leaves_no_record(house: House, verb: str) -> None:
     house.without_programs()
-    answer = house.run(verb, action_id=None, dry_run=True)
-    assert answer["status"] in ("done", "skipped")
+    args = dict.fromkeys(hostctl.VERBS[verb].args)
+    answer = house.run(verb, action_id=None, dry_run=True, args=args)
+    assert answer["status"] == "refused" if args else answer["status"] in ("done", "skipped")
     assert not house.journal.exists()
     assert not house.memory.exists()
 

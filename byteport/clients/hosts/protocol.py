@@ -4,7 +4,9 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-READ_VERBS = frozenset({"facts", "usage", "memory", "gauges", "annotations", "survey", "probe"})
+READ_VERBS = frozenset(
+    {"facts", "usage", "memory", "gauges", "consumers", "restartable", "annotations", "survey", "probe"}
+)
 MAX_ANSWER_BYTES = 1_048_576
 
 
