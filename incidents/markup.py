@@ -7,6 +7,7 @@ was written, in GitHub's dialect and in Python-Markdown alike, and is no markup,
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from urllib.parse import quote
 
 import markdown
 import nh3
@@ -22,6 +23,7 @@ TAGS = {
     *("table", "thead", "tbody", "tr", "th", "td"),
 }
 
+HTTP = re.compile(r"https?://[^/\s]")
 _JOINERS = "\u200c\u200d"  # parts of words and emoji in many scripts: the only invisible characters that stay
 _ZWJ = "\u200d"
 _NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -29,7 +31,7 @@ _NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # Whatever either dialect, or GitHub beyond its dialect, may take for more than text: in turn what begins a
 # block, a list's number, mentions and numbers of issues, bare links, outer underscores, and single marks.
 _MARKUP = re.compile(
-    r"""^[+=-] | ^(?P<number>\d{1,9})(?P<dot>[.)])(?=\s|$) | (?P<joined>[@\#])
+    r"""^[+=-] | ^(?P<number>\d{1,9})(?P<dot>[.)])(?=\s|$) | (?P<joined>[@\#]|\bGH-(?=\d))
     | (?P<link>://) | (?P<www>\bwww)\.
     | (?P<plain>(?<![A-Za-z0-9])_ | _(?![A-Za-z0-9]) | [\\*\[\]]) | [&<>|`~$]""",
     re.VERBOSE | re.IGNORECASE,
@@ -38,8 +40,18 @@ _MARKUP = re.compile(
 
 def md_escape(text: str, limit: int = LIMIT) -> str:
     """Foreign text for one line of Markdown, secrets masked, cut to `limit` characters."""
-    line = cut(mask_secrets(_visible(" ".join(_whole(text, limit).split()))), limit)
-    return _MARKUP.sub(_defused, line)
+    return _MARKUP.sub(_defused, line(text, limit))
+
+
+def line(text: str, limit: int = LIMIT) -> str:
+    """Foreign text as one line of plain text: secrets masked, nothing invisible in it, cut to `limit` characters."""
+    return cut(mask_secrets(_visible(" ".join(_whole(text, limit).split()))), limit)
+
+
+def lines(text: str, limit: int = FENCE_LIMIT) -> str:
+    """Foreign text as lines of plain text: secrets masked, nothing invisible in it, cut to `limit` characters."""
+    masked = mask_secrets(_whole(text, limit)).splitlines()
+    return cut("\n".join(_visible(each.expandtabs(4)) for each in masked), limit)
 
 
 def cell(text: str, limit: int = LIMIT) -> str:
@@ -49,8 +61,7 @@ def cell(text: str, limit: int = LIMIT) -> str:
 
 def fence(text: str, info: str = "", limit: int = FENCE_LIMIT) -> str:
     """Foreign text as a block of code, with a fence longer than any in it; secrets masked."""
-    lines = mask_secrets(_whole(text, limit)).splitlines()
-    body = cut("\n".join(_visible(line.expandtabs(4)) for line in lines), limit)
+    body = lines(text, limit)
     longest = max((len(run) for run in re.findall("`+", body)), default=0)
     marks = "`" * max(3, longest + 1)
     return f"{marks}{info}\n{body}\n{marks}"
@@ -58,8 +69,7 @@ def fence(text: str, info: str = "", limit: int = FENCE_LIMIT) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that are Markdown already."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
 
 
 def to_html(text: str) -> SafeString:
@@ -80,9 +90,9 @@ def _whole(text: str, limit: int) -> str:
     return text[: 4 * limit]
 
 
-def _visible(line: str) -> str:
+def _visible(text: str) -> str:
     """Control characters, bidirectional overrides and the like are shown by their number, not obeyed."""
-    return line if line.isprintable() else "".join(map(_shown, line))
+    return text if text.isprintable() else "".join(map(_shown, text))
 
 
 def _shown(character: str) -> str:
@@ -107,5 +117,10 @@ def _defused(found: re.Match[str]) -> str:
             return _entity(found[0])
 
 
-def _entity(character: str) -> str:
-    return _NAMED.get(character) or f"&#{ord(character)};"
+def _entity(marks: str) -> str:
+    return "".join(_NAMED.get(character) or f"&#{ord(character)};" for character in marks)
+
+
+def http_address(text: str) -> str:
+    """The text as the address of a link; nothing where it is none that a browser should go to."""
+    return quote(text, safe=":/?#[]@!$&'*+,;=%~") if HTTP.match(text) else ""

@@ -19,6 +19,7 @@ from incidents.trend import figure, sparkline
 from signals.models import ResolvedBy, SignalEvent, Status
 
 FIGURES = 10  # shown of one action's result
+SHORTENED = "The console has the whole; this was shortened.\n"
 GREATEST = 1e18  # a figure beyond is none
 
 WHO: Mapping[str, str] = {
@@ -108,7 +109,7 @@ def actions(record: Record) -> str:
 def gates(record: Record) -> str:
     rows = [
         (cell(gate.name), "allowed" if gate.allowed else "**refused**", cell(gate.reason), stamp(gate.at))
-        for gate in (*_refusals(record.gates), *_allowed_last(record.gates))
+        for gate in (*refusals(record.gates), *_allowed_last(record.gates))
     ]
     parts = [table(("Gate", "Verdict", "Reason", "Time (UTC)"), rows)] if rows else ["No gate was asked."]
     asked = [f"- {_asked(word)}" for word in record.approvals]
@@ -188,6 +189,32 @@ SECTIONS: Sequence[Section] = (
 )
 
 
+# What would be missed least comes first, where the whole is too long.
+LEFT_OUT_FIRST: Sequence[Section] = (
+    timeline,
+    verification,
+    gates,
+    root_cause,
+    trend,
+    actions,
+    manual_steps,
+    next_steps,
+)
+
+
+def render_within(record: Record, limit: int) -> str:
+    """The postmortem in `limit` characters: without some of its sections where the whole has more."""
+    parts = {section: section(record) for section in SECTIONS}
+    whole = "\n\n".join(filter(None, parts.values()))
+    if len(whole) < limit:
+        return f"{whole}\n"
+    left_out = iter(LEFT_OUT_FIRST)
+    while len(whole) + len(SHORTENED) + 2 > limit and (section := next(left_out, None)):
+        del parts[section]
+        whole = "\n\n".join(filter(None, parts.values()))
+    return f"{whole}\n\n{SHORTENED}"
+
+
 # --------------------------------------------------------------------------------------------- the words
 
 
@@ -262,7 +289,8 @@ def _counted(deeds: Sequence[Deed]) -> str:
 
 def _ended(record: Record) -> str:
     after = span(record.detected_at, record.resolved_at)
-    handed_over = f"It was handed over to people after {span(record.detected_at, record.escalated_at)}: {_why(record)}"
+    handed = span(record.detected_at, record.escalated_at)
+    handed_over = f"It was handed over to people after {handed}: {_sentence(record.why_escalated)}"
     if record.resolved_by == ResolvedBy.PERSON:
         return f"{handed_over} The signal cleared {after} after detection, while people had it."
     if record.resolved_by == ResolvedBy.ITSELF:
@@ -272,12 +300,6 @@ def _ended(record: Record) -> str:
     if record.status == Status.ESCALATED:
         return f"{handed_over} The signal has not cleared yet."
     return f"It is still open ({_words(record.status)}): {_sentence(record.reason)}"
-
-
-def _why(record: Record) -> str:
-    """Why it was handed over: the timeline's word for it, since the event keeps only its latest reason."""
-    said = [entry.message for entry in record.timeline if entry.kind == Status.ESCALATED]
-    return _sentence(said[-1] if said else record.reason)
 
 
 def _sentence(text: str) -> str:
@@ -359,7 +381,7 @@ def _scalar(name: str, value: object) -> str:
     return f"{name} {value}".strip() if isinstance(value, str) and value else ""
 
 
-def _refusals(said: Sequence[Gate]) -> Iterator[Gate]:
+def refusals(said: Sequence[Gate]) -> Iterator[Gate]:
     """Every refusal once, as it was first said."""
     seen = set()
     for gate in said:

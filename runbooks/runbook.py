@@ -44,7 +44,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen, and what BytePort makes of it. The two are never mixed."""
+    """What was seen, and what BytePort makes of it. The two are never mixed.
+
+    Two facts are told to people by name: `exit_code` (an int), and `log` (text: what the failing program wrote last).
+    """
 
     evidence: tuple[str, ...]
     inference: str

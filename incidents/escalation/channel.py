@@ -54,7 +54,7 @@ class Setup(msgspec.Struct, frozen=True):
 
 
 class Earlier(msgspec.Struct, frozen=True):
-    """The latest that BytePort itself has on record of the same trouble, within `Note.since`."""
+    """Where BytePort itself has on record that people have this incident, or lately had the same trouble."""
 
     target: str
     url: str
@@ -75,6 +75,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: UUID  # of signal, resource and detail: the same trouble has the same
     severity: str  # when it was handed over
     record: Record
+    at: datetime  # now
     since: datetime  # what is older is none of the same trouble
     earlier: Earlier | None = None
     links: tuple[Link, ...] = ()

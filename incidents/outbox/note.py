@@ -21,6 +21,7 @@ def note_of(row: Delivery, at: datetime) -> Note:
         fingerprint=row.fingerprint,
         severity=row.severity,
         record=record_of(row.event),
+        at=at,
         since=at - SAME_TROUBLE,
         earlier=_earlier(row, at),
         links=_links(row),
@@ -30,9 +31,14 @@ def note_of(row: Delivery, at: datetime) -> Note:
 
 
 def _earlier(row: Delivery, at: datetime) -> Earlier | None:
-    before = same_trouble(row.channel, row.fingerprint, at).filter(severity=row.severity, pk__lt=row.pk)
-    latest = before.exclude(target="").order_by("-pk").first()
-    return Earlier(latest.target, latest.url) if latest else None
+    """Where people have it: this very event, however long ago; or else the same trouble, lately."""
+    lately = same_trouble(row.channel, row.fingerprint, at).filter(severity=row.severity)
+    this = Delivery.objects.filter(event=row.event_id, channel=row.channel, status=Told.SENT)
+    for told in (this, lately):
+        latest = told.filter(pk__lt=row.pk).exclude(target="").order_by("-pk").first()
+        if latest is not None:
+            return Earlier(latest.target, latest.url)
+    return None
 
 
 def _links(row: Delivery) -> tuple[Link, ...]:

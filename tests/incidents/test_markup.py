@@ -97,10 +97,12 @@ def test_no_text_at_all_becomes_markup(text, frame):
     assert_it_is_text(text, frame)
 
 
-@pytest.mark.parametrize("text", ["@everyone", "cc @acme/ops please", "mail a@b.example", "#12 and acme/app#12"])
+@pytest.mark.parametrize(
+    "text", ["@everyone", "cc @acme/ops please", "a@b.example", "#12 and acme/app#12", "GH-12, gh-3"]
+)
 def test_nobody_is_mentioned_and_no_issue_is_linked(text):
     for page in parsed(md_escape(text)):
-        assert not re.search(r"[@#]\w", html.unescape(page))
+        assert not re.search(r"[@#]\w|gh-\d", html.unescape(page), re.IGNORECASE)
 
 
 @pytest.mark.parametrize("text", ["https://evil.example", "ftp://evil.example", "www.evil.example", "WWW.evil.example"])
