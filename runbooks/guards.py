@@ -127,7 +127,7 @@ def human_override(facts: Facts) -> Verdict:
 
 def dry_run(facts: Facts) -> Verdict:
     if facts.is_drill:
-        return Verdict("dry_run", True, "A drill acts on a volume of its own, whatever dry-run says.")
+        return Verdict("dry_run", True, "A drill acts on what it made itself, whatever dry-run says.")
     if facts.dry_run_is_forced:
         return Verdict("dry_run", False, FORCED_DRY_RUN, Then.SIMULATE)
     if facts.dry_run:

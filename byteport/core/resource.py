@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")
+DRILL_NAMESPACE = re.compile(r"byteport-drill-[0-9a-f]{8}")
 
 
 class ResourceRef(msgspec.Struct, frozen=True, order=True):
@@ -56,7 +57,12 @@ class ResourceRef(msgspec.Struct, frozen=True, order=True):
 
     @property
     def is_drill(self) -> bool:
-        """Whether it was made for a drill: acting on it can touch nothing else, so dry-run does not hold it back."""
+        """Whether it was made for a drill: acting on it can touch nothing else, so dry-run does not hold it back.
+
+        On a host that is a volume, in a cluster all that lives in a namespace that a drill has made for itself.
+        """
+        if self.platform == "kubernetes":
+            return DRILL_NAMESPACE.fullmatch(self.namespace) is not None
         return self.kind == "drill"
 
     @property
@@ -70,7 +76,7 @@ class ResourceRef(msgspec.Struct, frozen=True, order=True):
     def neighbourhood(self) -> str:
         """The smaller group with a budget of its own: a namespace of a cluster, or one host, or one server."""
         if self.is_drill:
-            return f"drills/{self.name}"
+            return f"drills/{self.namespace or self.name}"
         return f"{self.fleet}/{self.namespace}" if self.platform == "kubernetes" else f"{self.fleet}/{self.place}"
 
     @property

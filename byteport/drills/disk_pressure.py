@@ -25,6 +25,7 @@ class DiskPressure:
 
     name = "disk_pressure"
     title = "A small file system fills up with rotated logs"
+    platform = "host"
 
     def __init__(self) -> None:
         self._volume: Volume | None = None

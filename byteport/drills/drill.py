@@ -15,15 +15,19 @@ class Drill(Protocol):
 
     name: str  # the signal that it provokes
     title: str
+    platform: str  # where: "host", "kubernetes"
 
     def prepare(self, say: Say) -> ResourceRef:
         """Makes the trouble and opts it in. Raises Permanent with the remedy when it cannot."""
 
     def figures(self) -> dict[str, Any]:
-        """The trouble measured now, e.g. {"percent": 91.2}."""
+        """The trouble measured now, e.g. {"percent": 91.2}; the names are shown to people."""
 
     def remove(self) -> None:
-        """Takes away everything that `prepare` made, however far it came. Safe to call twice."""
+        """Takes away everything that `prepare` made, however far it came. Safe to call twice.
+
+        Raises Permanent with what is left, and how to take it away.
+        """
 
 
 DRILLS: Registry[Drill] = Registry(package="byteport.drills", attribute="DRILL", group="byteport.drills")

@@ -50,11 +50,11 @@ class Command(BaseCommand):
         try:
             with nullcontext() if options["beside"] else loop_running(self.say):
                 event, before = self._run(drill)
-                summary = summary_of(event, before, drill.figures().get("percent"))
+                summary = summary_of(event, before, drill.figures())
         except BytePortError as error:
             raise CommandError(str(error)) from error
         finally:
-            drill.remove()
+            _remove(drill)
         self._report(summary)
         if summary["resolved_by"] != "byteport":
             sys.exit(1)
@@ -64,23 +64,24 @@ class Command(BaseCommand):
             self.stdout.write(line)
             self.stdout.flush()
 
-    def _run(self, drill: Drill) -> tuple[SignalEvent, float | None]:
+    def _run(self, drill: Drill) -> tuple[SignalEvent, dict[str, Any]]:
         if AgentSettings.objects.filter(paused=True).exists():
             raise CommandError(
                 "BytePort is paused; no action is begun, not even a drill's. To go on: manage.py agent resume"
             )
         self.say(f"drill: {drill.title}")
         resource = drill.prepare(lambda line: self.say(f"  {line}"))
-        before = drill.figures().get("percent")
+        before = drill.figures()
         self.say("  now BytePort has to see it, treat it and prove it; nothing below is the drill's own doing")
-        return self._follow(resource), before
+        return self._follow(drill.name, resource), before
 
-    def _follow(self, resource: ResourceRef) -> SignalEvent:
-        """Tells the story as it is written, until it ends."""
+    def _follow(self, name: str, resource: ResourceRef) -> SignalEvent:
+        """Tells the story as it is written, until it ends. In a cluster it may be told of a pod of the workload."""
         until = time.monotonic() + END_PATIENCE_S
         seen: set[tuple[str, int]] = set()
         while time.monotonic() < until:
-            event = SignalEvent.objects.filter(resource=str(resource)).order_by("-pk").first()
+            found = SignalEvent.objects.filter(signal=name, neighbourhood=resource.neighbourhood)
+            event = found.order_by("-pk").first()
             if event is not None:
                 for line in news(event, seen):
                     self.say(f"  {line}")
@@ -96,9 +97,8 @@ class Command(BaseCommand):
             self.stdout.write(msgspec.json.encode(summary).decode())
             return
         by = f" by {summary['resolved_by']}" if summary["resolved_by"] else ""
-        self.stdout.write(
-            f"{summary['status']}{by}: {summary['before_percent']} % before, {summary['after_percent']} % after"
-        )
+        before, after = shown(summary["before"]), shown(summary["after"])
+        self.stdout.write(f"{summary['status']}{by}: {before} before, {after} after")
         self.stdout.write(f"postmortem: {summary['postmortem_url']}")
 
 
@@ -117,15 +117,22 @@ def news(event: SignalEvent, seen: set[tuple[str, int]]) -> Iterator[str]:
             yield f"{at:%H:%M:%S} {text}"
 
 
-def summary_of(event: SignalEvent, before: float | None, after: float | None) -> dict[str, Any]:
+def shown(figures: dict[str, Any]) -> str:
+    """`{"ready_pods": 0, "restarts": 4}` as `0 ready pods, 4 restarts`."""
+    return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in figures.items())
+
+
+def summary_of(event: SignalEvent, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """The drill's result, as `--json` prints it."""
     actions = AgentAction.objects.filter(event=event).order_by("pk")
     return {
         "event_id": event.pk,
         "status": event.status,
         "resolved_by": event.resolved_by,
-        "before_percent": before,
-        "after_percent": after,
+        "before": before,
+        "after": after,
+        "before_percent": before.get("percent"),
+        "after_percent": after.get("percent"),
         "actions": [
             {"action": a.action, "status": a.status, "message": a.message, "result": a.result} for a in actions
         ],
@@ -152,6 +159,13 @@ def loop_running(say: Any) -> Iterator[None]:
         raise CommandError(f"{error}\nThe last lines of what was started:\n" + "\n".join(log)) from error
     finally:
         started.stop()
+
+
+def _remove(drill: Drill) -> None:
+    try:
+        drill.remove()
+    except BytePortError as error:
+        raise CommandError(str(error)) from error
 
 
 def _as_exit(*_: Any) -> NoReturn:
