@@ -3,7 +3,10 @@
 It is a second one of the embedded kind, beside BytePort's own, in which any role may sign in.
 """
 
+import os
 import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -51,7 +54,8 @@ class Server:
     ) -> psycopg.Connection[Any]:
         """A session that has run these statements in a transaction and is idle in it."""
         dsn = self.dsn(user=user, dbname=dbname, application_name=application, **more)
-        connection = self.opened.enter_context(psycopg.connect(dsn))
+        connection = psycopg.connect(dsn)
+        self.opened.callback(connection.close)
         for statement in statements or ("SELECT 1",):
             connection.execute(statement)
         until(lambda: self.state_of(connection).startswith("idle in transaction"))
@@ -85,6 +89,35 @@ def until(true: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
 
 @contextmanager
 def running(state: Path) -> Iterator[Server]:
+    """BytePort's own version; or that of the programs in BYTEPORT_TEST_POSTGRES, e.g. /usr/lib/postgresql/15/bin."""
+    programs = os.environ.get("BYTEPORT_TEST_POSTGRES")
+    with of_these_programs(Path(programs), state) if programs else embedded_one(state) as server:
+        yield server
+
+
+@contextmanager
+def of_these_programs(programs: Path, state: Path) -> Iterator[Server]:
+    """Any role may sign in as it is, but for BytePort's. As root, the server runs as `nobody`."""
+    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as home:
+        data = f"{home}/data"
+        user: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
+        if user:
+            shutil.chown(home, "nobody")
+        settings = " ".join(f"-c {setting.replace(' ', '')}" for setting in OWN_SETTINGS)
+        options = f"-k {home} -c listen_addresses='' {settings}"
+        start = ["-w", "-o", options, "-l", f"{home}/log", "start"]
+        for program, words in (("initdb", ["-U", "postgres", "--encoding=UTF8", "--locale=C"]), ("pg_ctl", start)):
+            argv = [programs / program, "-D", data, *words]
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, cwd="/", **user)
+            Path(data, "pg_hba.conf").write_text(HBA.replace("peer map=byteport", "trust"))
+        try:
+            yield Server(f"host={home} user=postgres dbname=postgres")
+        finally:
+            subprocess.run([programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=True, cwd="/", **user)
+
+
+@contextmanager
+def embedded_one(state: Path) -> Iterator[Server]:
     with embedded.running(state) as started, psycopg.connect(started.superuser_dsn, autocommit=True) as connection:
         for setting in OWN_SETTINGS:
             connection.execute(f"ALTER SYSTEM SET {setting}")

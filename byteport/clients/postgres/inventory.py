@@ -18,6 +18,7 @@ from byteport.core.resource import ResourceRef
 from byteport.models import MonitoredDatabase
 
 MAX_DSN_BYTES = 16_384
+LEAST_IDLE_S = 60  # whatever a row says: a pause between two statements of a client at work is no trouble
 
 # A drill's database lies in the server that BytePort itself uses, and is owned by a role of the same name.
 DRILL_PLACE = "byteport"
@@ -63,7 +64,7 @@ def target_for(resource: ResourceRef) -> Target:
 
 def target_of(row: MonitoredDatabase) -> Target:
     """Reads the row's DSN. Raises Permanent with the remedy."""
-    return Target(row.name, checked(_dsn(row), where=_where(row)), row.idle_limit_s)
+    return Target(row.name, checked(_dsn(row), where=_where(row)), max(row.idle_limit_s, LEAST_IDLE_S))
 
 
 def _where(row: MonitoredDatabase) -> str:

@@ -5,6 +5,7 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
+from byteport.clients.postgres import inventory
 from byteport.core.clock import now
 from byteport.core.errors import Permanent, Temporary
 from byteport.core.resource import ResourceRef
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def monitored(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setattr(inventory, "LEAST_IDLE_S", 0)
     monkeypatch.setenv("PROD_DSN", server.agent_dsn())
     MonitoredDatabase.objects.create(name="prod", connection_variable="PROD_DSN", idle_limit_s=0)
     Source.objects.create(slug="postgres", kind="postgres_sessions")
