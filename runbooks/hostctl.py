@@ -27,8 +27,8 @@ Reading verbs (they change nothing)
                unreclaimable_bytes (the kernel's own), huge_pages_bytes, swap_total_bytes, swap_free_bytes,
                swap_in_pages, swap_out_pages (since boot), page_bytes,
                pressure {some_avg10, some_avg60, full_avg10, full_avg60} | null; in scope host also
-               drills [{drill, total_bytes, available_bytes, percent}]
-  gauges       usage and memory in one go: {"usage": {status, reason, result}, "memory": the same}
+               drills [{drill, total_bytes, available_bytes, percent, consumers}]
+  gauges       usage and memory in one go, and from 80 % of memory on consumers too: {verb: {status, reason, result}}
   consumers    the 10 that hold the most memory: consumers [{kind "unit" | "container" | "process", name, runtime,
                kubernetes, rss_bytes (anonymous and shared: what the kernel cannot just drop), counted_by "cgroup1"
                | "cgroup2" | "processes", swap_bytes, limit_bytes | null, oom_kills | null, processes,
@@ -116,6 +116,7 @@ SURVEY_ENTRIES, SURVEY_PART_S = 200_000, 5.0
 OPEN_FILES_LIMIT, OPEN_FILES_S = 500_000, 5.0
 PROCESSES_LIMIT, PROCESSES_S = 100_000, 10.0
 EXAMPLES, TOP_CONSUMERS = 20, 10
+CONSUMERS_FROM = 80.0  # percent of memory in use from which on it is noted who holds it
 
 # All limits that one verb can run into, added up, stay below 60 s for a reading verb and 180 s for a change:
 # a caller that waits as long is never left without an answer.
@@ -909,9 +910,15 @@ def memory(ctx: Context) -> Outcome:
 
 
 def gauges(ctx: Context) -> Outcome:
-    """What is looked at all the time, for the price of one call. One of the two may fail without the other."""
-    parts = {name: outcome_of(ctx._replace(request=ctx.request._replace(verb=name))) for name in ("usage", "memory")}
+    """What is looked at all the time, for the price of one call. One of them may fail without the others."""
+    parts = {name: part_of(ctx, name) for name in ("usage", "memory")}
+    if parts["memory"].result.get("percent", 0) >= CONSUMERS_FROM:
+        parts["consumers"] = part_of(ctx, "consumers")
     return done({name: part._asdict() for name, part in parts.items()})
+
+
+def part_of(ctx: Context, verb: str) -> Outcome:
+    return outcome_of(ctx._replace(request=ctx.request._replace(verb=verb)))
 
 
 def parse_pressure(text: str) -> Optional[Dict[str, float]]:
@@ -1381,7 +1388,9 @@ def memory_drills(ctx: Context) -> List[Dict[str, Any]]:
         for volume in all_volumes(ctx.roots, stack):
             if volume.supervisor is not None:
                 with contextlib.suppress(Ended):
-                    found.append(drill_memory(ctx, volume))
+                    within = ctx._replace(volume=volume)
+                    shown = [one.shown(ctx) for one in grouped(within, all_processes(within))]
+                    found.append({**drill_memory(ctx, volume), "consumers": shown})
     return found
 
 

@@ -7,7 +7,7 @@ from django.db import connection, transaction
 from psycopg import sql
 
 from byteport.core.clock import now
-from signals import seen_hosts
+from signals import consumers, seen_hosts
 from signals.models import WebhookDelivery
 
 DAYS_AHEAD = 3
@@ -20,6 +20,7 @@ def run() -> None:
     make_partitions()
     drop_partitions()
     seen_hosts.note()
+    consumers.forget(now() - consumers.KEPT)
     WebhookDelivery.objects.filter(received_at__lt=now() - KEEP_DELIVERIES).delete()
 
 

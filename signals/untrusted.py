@@ -15,6 +15,7 @@ LABELS = 64
 LABEL_KEY_CHARS = 256
 LABEL_VALUE_CHARS = 4096
 SKEW_S = 300  # between a sender's clock and ours, either way
+OWN_SIGNALS = "byteport."  # what BytePort keeps for its own judgement; nobody outside has a say in it
 OWN_LABELS = "byteport."  # only a source sets these; from outside they are dropped
 
 # What no text needs and PostgreSQL, a terminal or a log can choke on. Tab and line breaks may stay in a value.

@@ -34,7 +34,7 @@ from signals.source import (
     WebhookSource,
 )
 from signals.sources import pagerduty
-from signals.untrusted import MalformedError, UnauthenticatedError, is_secret
+from signals.untrusted import OWN_SIGNALS, MalformedError, UnauthenticatedError, is_secret
 
 log = structlog.get_logger()
 
@@ -238,9 +238,12 @@ def _require_json(request: HttpRequest, body: bytes) -> None:
 
 def _parse(source: WebhookSource, config: SourceConfig, call: Call, at: datetime) -> Sequence[Reading | Ending]:
     try:
-        return source.parse(config, call, at)
+        said = source.parse(config, call, at)
     except MalformedError as error:
         raise ProblemError(HTTPStatus.BAD_REQUEST, str(error)[:DETAIL_CHARS]) from error
+    if any(isinstance(one, Reading) and one.signal.startswith(OWN_SIGNALS) for one in said):
+        raise ProblemError(HTTPStatus.BAD_REQUEST, f"Signals that begin with {OWN_SIGNALS} are BytePort's own.")
+    return said
 
 
 def _keep(row: Source, delivery_id: str | None, said: Sequence[Reading | Ending]) -> Ingested:

@@ -5,11 +5,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from byteport.clients.hosts.inventory import reachable, transport_to
-from byteport.clients.hosts.reader import read, read_by
+from byteport.clients.hosts.reader import read, read_by, scope_of
 from byteport.core.errors import Temporary
 from byteport.core.resource import ResourceRef
 from byteport.core.ways import WAYS, Address
 from byteport.models import Host
+from signals.consumers import consumer_readings
 from signals.looks import Look, Looks
 from signals.reading import Reading
 from signals.source import SourceConfig
@@ -55,7 +56,7 @@ class HostSource:
 
     def reread(self, config: SourceConfig, signal: str, resource: ResourceRef, now: datetime) -> Reading | None:
         if signal == "memory_pressure":
-            return memory_reading(resource.place, read(resource.place, "memory"), now)
+            return memory_reading(resource, read(resource.place, "memory", scope_of(resource)), now)
         return disk_reading(resource, now)
 
     def _forget_all_but(self, known: Mapping[str, Address]) -> None:
@@ -105,7 +106,9 @@ def _readings(place: str, gauges: dict[str, Any], at: datetime) -> Iterator[Read
     if "usage" in good:
         yield from disk_readings(place, good["usage"], at)
     if "memory" in good:
-        yield memory_reading(place, good["memory"], at)
+        yield from memory_readings(place, good["memory"], at)
+    if "consumers" in good:
+        yield from consumer_readings(memory_of(place), good["consumers"]["consumers"], at, SOURCE.name)
 
 
 def note_health(ended: Sequence[Look], failing: Mapping[str, str]) -> None:
@@ -148,11 +151,24 @@ def volume_of(place: str, mount: dict[str, Any]) -> ResourceRef:
     return ResourceRef("host", place, "mount", mount["mount"])
 
 
-def memory_reading(place: str, memory: dict[str, Any], now: datetime) -> Reading:
-    """The answer of `memory` as a reading; swap goes along as labels."""
+def memory_of(place: str) -> ResourceRef:
+    return ResourceRef("host", place, "memory", "memory")
+
+
+def memory_readings(place: str, memory: dict[str, Any], now: datetime) -> Iterator[Reading]:
+    """The answer of `memory` as readings: of the host, and of each drill with who holds its memory."""
+    yield memory_reading(memory_of(place), memory, now)
+    for drill in memory.get("drills", ()):
+        resource = ResourceRef("host", place, "drill", drill["drill"])
+        yield memory_reading(resource, drill, now)
+        yield from consumer_readings(resource, drill["consumers"], now, SOURCE.name)
+
+
+def memory_reading(resource: ResourceRef, memory: dict[str, Any], now: datetime) -> Reading:
+    """One measure of memory as a reading; swap goes along as labels."""
     return Reading(
         signal="memory_pressure",
-        resource=ResourceRef("host", place, "memory", "memory"),
+        resource=resource,
         at=now,
         value=float(memory["percent"]),
         source=SOURCE.name,

@@ -123,6 +123,16 @@ def test_the_memory_verb_tells_the_page_cache_from_what_is_in_use(house: House) 
     assert result["drills"] == []
 
 
+def test_the_consumers_come_along_with_the_gauges_only_when_memory_is_scarce(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(house.run("gauges")["result"]) == {"usage", "memory"}
+    monkeypatch.setattr(hostctl, "CONSUMERS_FROM", 0.1)
+    gauges = house.run("gauges")["result"]
+    assert gauges["consumers"]["status"] == "done"
+    assert gauges["consumers"]["result"]["consumers"]
+
+
 # ----------------------------------------------------------------------------------------- units and containers
 
 

@@ -391,6 +391,13 @@ def test_half_a_surrogate_pair_is_malformed(client, source, field, text):
     assert_refused(post(client, body), 400)
 
 
+def test_what_byteport_judges_by_itself_is_not_taken_from_outside(client, source):
+    """Else a sender could make a service look as if it leaked."""
+    forged = {**FULL, "signal": "byteport.memory_consumer", "status": "firing", "resource": "host/web-1/memory/memory"}
+    assert_refused(post(client, forged), 400)
+    assert nothing_kept()
+
+
 def test_more_than_a_thousand_messages_are_refused_at_once(client, source):
     assert_refused(post(client, [FULL] * 1001), 400)
 
