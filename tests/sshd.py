@@ -164,10 +164,10 @@ class Sshd:
         argv = ["unshare", "-m", "--propagation", "private", "sh", "-c", script]
         started = subprocess.Popen(argv, env={"BASE": str(self.base), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
         self._process = started
-        self._wait_until_it_listens()
+        self.wait_until_it_listens()
         return started
 
-    def _wait_until_it_listens(self) -> None:
+    def wait_until_it_listens(self) -> None:
         until = time.monotonic() + PATIENCE_S
         while True:
             with socket.socket() as probe:

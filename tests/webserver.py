@@ -43,14 +43,14 @@ def serving(database_url: str) -> Iterator[int]:
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        _wait_until_it_listens(process, port)
+        wait_until_it_listens(process, port)
         yield port
     finally:
         process.terminate()
         process.wait(PATIENCE_S)
 
 
-def _wait_until_it_listens(process: subprocess.Popen, port: int) -> None:
+def wait_until_it_listens(process: subprocess.Popen, port: int) -> None:
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until and process.poll() is None:
         try:
