@@ -74,3 +74,11 @@ def certificate_status(now: datetime, *, expires_in: timedelta, ready: bool = Tr
 
 def stamp(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def application(name: str, sync_policy: Object) -> Object:
+    """Argo CD's, with only what its CRD asks for and what decides about syncing."""
+    source = {"repoURL": "https://git.example.org/shop.git", "path": "."}
+    destination = {"server": "https://kubernetes.default.svc", "namespace": "here"}
+    spec = {"project": "default", "source": source, "destination": destination, "syncPolicy": sync_policy}
+    return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Application", "metadata": {"name": name}, "spec": spec}
