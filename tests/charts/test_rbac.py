@@ -54,6 +54,12 @@ def test_the_worker_may_do_what_the_runbooks_that_are_on_declare_and_nothing_els
     assert told == (",".join(sorted(names)) or "none")
 
 
+def test_a_switch_that_an_older_releases_values_do_not_have_is_off():
+    objects = render({"runbooks": dict.fromkeys(map(switch_of, NAMES))})
+    assert granted(objects, "worker") == set()
+    assert environment(pods(objects)["byteport-worker"], objects)["BYTEPORT_RUNBOOKS"] == "none"
+
+
 def test_the_web_process_may_do_nothing_and_has_no_token():
     objects = render()
     assert granted(objects, "web") == set()

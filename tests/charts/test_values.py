@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 
 import helm_python
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from django.conf import settings
 
 from runbooks.chart import built_in, switch_of
-from tests.charts.rendering import CHART, EVERYTHING, LEAST, environment, one, pods, render, texts
+from tests.charts.rendering import CHART, EVERYTHING, LEAST, chart, environment, one, pods, render, texts
 
 
 def merged(base, over):
@@ -99,6 +100,11 @@ def test_the_schema_has_a_word_for_every_value_and_no_other():
 def test_there_is_a_switch_for_each_runbook_and_all_are_on():
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     assert values["runbooks"] == {switch_of(name): {"enabled": True} for name in built_in()}
+
+
+def test_the_chart_is_of_the_programs_version():
+    project = tomllib.loads((settings.BASE_DIR / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert chart().metadata["appVersion"] == project["version"]
 
 
 def test_the_readme_tells_every_value():

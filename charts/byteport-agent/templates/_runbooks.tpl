@@ -1,10 +1,10 @@
 {{/* What files/rbac.yaml says of the runbooks that are switched on. That file is written by `manage.py rbac --write`. */}}
 
-{{/* Their names, as BYTEPORT_RUNBOOKS has them. */}}
+{{/* Their names, as BYTEPORT_RUNBOOKS has them. A switch that is not there (values of an older release) is off. */}}
 {{- define "byteport.runbooks" -}}
 {{- $names := keys .Values.extraRunbooks }}
 {{- range $name, $runbook := (.Files.Get "files/rbac.yaml" | fromYaml).runbooks }}
-{{- if (index $.Values.runbooks $runbook.switch).enabled }}
+{{- if dig $runbook.switch "enabled" false $.Values.runbooks }}
 {{- $names = append $names $name }}
 {{- end }}
 {{- end }}
@@ -24,7 +24,7 @@
 {{- define "byteport.workerRules" -}}
 {{- $needs := list }}
 {{- range (.Files.Get "files/rbac.yaml" | fromYaml).runbooks }}
-{{- if (index $.Values.runbooks .switch).enabled }}
+{{- if dig .switch "enabled" false $.Values.runbooks }}
 {{- $needs = concat $needs .permissions }}
 {{- end }}
 {{- end }}
