@@ -61,6 +61,7 @@ def logging_config(*, level: str, form: str) -> None:
                 "django-q": {"level": "WARNING"},
                 "django.request": {"level": "ERROR"},
                 "axes": {"level": "WARNING"},
+                "botocore": {"level": "WARNING"},
                 "asyncssh": {"level": "WARNING"},  # it would tell every connection, with the command
             },
         }

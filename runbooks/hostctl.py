@@ -1,6 +1,8 @@
 """hostctl: the one program of BytePort that runs on hosts. Standard library only, Python >= 3.8, one file.
 
-    python3 -I -S hostctl.py < request.json     or     python3 -I -S - BASE64_OF_REQUEST < hostctl.py
+    python3 -I -S hostctl.py < request.json     or     python3 -I -S - BASE64_OF_REQUEST [packed] < hostctl.py
+
+`packed`: the answer is compressed, in base64, and cut to what AWS Systems Manager keeps of it (PACKED_CHARS).
 
 One JSON request comes in, one JSON answer goes to stdout, at most 1 MB (lists are cut, `"truncated": true`).
 Exit code 0 whenever there is an answer, also "refused" and "failed"; 2 when the request could not be read.
@@ -99,6 +101,7 @@ import stat
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
@@ -109,6 +112,7 @@ REQUEST_LIMIT_BYTES = 64 * KB
 ANSWER_LIMIT_BYTES = MB
 SMALL_FILE_LIMIT_BYTES = 64 * KB
 TEXT_LIMIT = 4_000
+PACKED_CHARS = 20_000
 
 MAX_DEPTH = 64
 SWEEP_ENTRIES, SWEEP_S = 1_000_000, 120.0
@@ -288,15 +292,27 @@ def printable(value: Any, longest_list: int) -> Any:
     return value
 
 
-def bounded(answer: Dict[str, Any]) -> Dict[str, Any]:
+def bounded(answer: Dict[str, Any], written: Callable[[Any], str] = json.dumps, limit: int = 0) -> Dict[str, Any]:
     """The answer within its limit; lists are cut, evenly, as often as it takes."""
     for longest_list in (10_000, 1_000, 100, 10, 0):
         small: Dict[str, Any] = printable(answer, longest_list)
-        if len(json.dumps(small)) < ANSWER_LIMIT_BYTES:
+        if len(written(small)) < (limit or ANSWER_LIMIT_BYTES):
             break
     if small != printable(answer, sys.maxsize):
         small["truncated"] = True
     return small
+
+
+def packed(answer: Dict[str, Any]) -> str:
+    """For a way that carries few characters. What does not even fit then keeps no more than how it ended."""
+    text = compressed(bounded(answer, compressed, PACKED_CHARS - 100))
+    if len(text) <= PACKED_CHARS:
+        return text
+    return compressed({**answer, "reason": str(answer["reason"])[:500], "result": {}, "truncated": True})
+
+
+def compressed(answer: Any) -> str:
+    return base64.b64encode(zlib.compress(json.dumps(answer).encode(), 9)).decode()
 
 
 # --------------------------------------------------------------------------------------- folders and mounts
@@ -2488,7 +2504,7 @@ def main() -> int:
     else:
         answer = run(request, Roots.of_this_host())
     with contextlib.suppress(BrokenPipeError):  # nobody reads it; the journal has it
-        print(json.dumps(answer), flush=True)
+        print(packed(answer) if "packed" in sys.argv[2:] else json.dumps(answer), flush=True)
     return code
 
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -1109,3 +1110,38 @@ def test_a_caller_that_went_away_does_not_stop_it(house: House) -> None:
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(json.dumps({"verb": "facts", "scope": HOST}).encode(), timeout=10)
     assert json.loads(out)["status"] == "done"
+
+
+# --------------------------------------------------------------------------------------------- packed answers
+
+
+def unpacked(text: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
+    return answer
+
+
+def test_a_packed_answer_is_the_same_answer(house: House) -> None:
+    answer = house.run("usage")
+    assert unpacked(hostctl.packed(answer)) == answer
+
+
+def test_a_packed_answer_is_cut_until_it_fits() -> None:
+    items = [os.urandom(100).hex() for _ in range(2_000)]
+    text = hostctl.packed({"status": "done", "reason": "", "result": {"items": items, "count": 2_000}})
+    answer = unpacked(text)
+    assert len(text) <= hostctl.PACKED_CHARS
+    assert answer["truncated"]
+    assert answer["result"] == {"items": items[:100], "count": 2_000}
+
+
+def test_a_packed_answer_that_no_cutting_helps_keeps_how_it_ended() -> None:
+    keys = {os.urandom(100).hex(): 1 for _ in range(2_000)}
+    text = hostctl.packed({"status": "failed", "reason": "r" * 900, "result": keys})
+    assert len(text) <= hostctl.PACKED_CHARS
+    assert unpacked(text) == {"status": "failed", "reason": "r" * 500, "result": {}, "truncated": True}
+
+
+def test_the_program_packs_when_told_to() -> None:
+    request = base64.b64encode(json.dumps({"verb": "facts", "scope": HOST}).encode()).decode()
+    done = program(b"", request, "packed")
+    assert unpacked(done.stdout.decode())["status"] == "done"

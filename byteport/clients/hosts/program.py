@@ -8,6 +8,7 @@ from django.conf import settings
 from byteport.clients.hosts.protocol import MAX_ANSWER_BYTES, HostAnswer
 from byteport.core.errors import Permanent, Temporary
 
+PYTHON_NEEDED = "Python 3.8 or later is all that BytePort needs there"
 HOSTCTL = Path(settings.BASE_DIR) / "runbooks" / "hostctl.py"
 
 

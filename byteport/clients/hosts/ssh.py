@@ -16,7 +16,7 @@ import msgspec
 from django.conf import settings
 
 from byteport.clients.hosts.annotations import file_remedy, from_file
-from byteport.clients.hosts.program import HOSTCTL, decode
+from byteport.clients.hosts.program import HOSTCTL, PYTHON_NEEDED, decode
 from byteport.clients.hosts.protocol import MAX_ANSWER_BYTES, Annotations, HostAnswer, HostRequest, Scope
 from byteport.core.errors import Permanent, Temporary
 from byteport.core.ways import Address, Way
@@ -221,7 +221,7 @@ def why_not_run(host: Address, output: Output) -> str:
     if output.stdout.strip() or not output.code:
         return ""
     if output.code == NOT_FOUND or "python3: command not found" in last:
-        return f"There is no python3 on {host.name} (Python 3.8 or later is all that BytePort needs there)."
+        return f"There is no python3 on {host.name} ({PYTHON_NEEDED})."
     if host.use_sudo and last.startswith("sudo:"):
         return f"sudo on {host.name} did not allow it ({last}). docs/hosts.md has the line for sudoers."
     if last.startswith("SyntaxError"):

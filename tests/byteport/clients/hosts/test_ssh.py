@@ -8,10 +8,8 @@ import os
 import shutil
 import socket
 import threading
-import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import uuid4
 
 import asyncssh
@@ -31,10 +29,10 @@ from signals.models import SignalEvent
 from signals.source import SourceConfig
 from signals.sources.host import HostSource
 from tests import incident
+from tests.machine import needs_loop, old_file, wait_for
 from tests.sshd import Sshd, needs_sshd, running
 
 pytestmark = needs_sshd
-DAY_S = 86_400
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 PATIENCE_S = 30  # against hanging; no measure of speed
 FACTS = HostRequest(verb="facts")
@@ -53,20 +51,6 @@ def address(host: Sshd, **changes) -> Address:
 
 def ask(host: Sshd, request=FACTS, *, timeout_s=PATIENCE_S, **changes):
     return SshTransport(address(host, **changes)).run(request, timeout_s=timeout_s)
-
-
-def old_file(path: Path, days: float, size: int = 50_000) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(os.urandom(size))
-    os.utime(path, (time.time() - days * DAY_S,) * 2)
-    return path
-
-
-def wait_for(condition) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, "it never came to it"
-        time.sleep(0.02)
 
 
 # --- what a host answers
@@ -117,7 +101,7 @@ def test_a_host_key_that_has_changed_is_refused_and_said_so():
         host.change_host_key()
         with pytest.raises(Permanent, match=r"is not the one in .*known_hosts.*somebody may stand between"):
             ask(host)
-        assert "Accepted" not in host.log.read_text()
+        assert "Accepted" not in host.log
 
 
 def test_a_host_key_that_nobody_has_noted_is_not_trusted(hosts, tmp_path):
@@ -321,31 +305,22 @@ def test_a_connection_that_is_cut_before_anything_began_leaves_it_to_be_done():
 @pytest.fixture
 def full_host():
     """A host whose /var/log is a small file system of its own."""
-    try:
-        with running("web-1", disk_mb=20) as [host]:
-            host.program("journalctl", 'echo "Archived and active journals take up 1.0M in the file system."')
-            Host.objects.create(**host.row())
-            yield host
-    except AssertionError as error:
-        pytest.skip(f"no loop device may be mounted here: {error}")
-
-
-def fill(host: Sshd, days: float = 9) -> None:
-    """Through the host itself: what is mounted at its /var/log is seen from within only."""
-    inside = Path(f"/proc/{host._process.pid}/root/var/log")
-    for number in range(16):
-        old_file(inside / f"app.log.{number}.gz", days, size=1_000_000)
+    with running("web-1", disk_mb=20) as [host]:
+        host.without_journal()
+        Host.objects.create(**host.row())
+        yield host
 
 
 def only_event() -> SignalEvent:
     return SignalEvent.objects.get(resource="host/web-1/mount/%2Fvar%2Flog")
 
 
+@needs_loop
 @pytest.mark.django_db
 def test_a_full_disk_is_seen_treated_and_proved_by_ssh(full_host):
     incident.quick()
     full_host.opt_in("disk")
-    fill(full_host)
+    full_host.fill()
     incident.poll()
     event = incident.run(only_event())
     assert (event.status, event.resolved_by) == ("resolved", "byteport"), event.reason
@@ -356,11 +331,12 @@ def test_a_full_disk_is_seen_treated_and_proved_by_ssh(full_host):
     assert Host.objects.get(name="web-1").last_error == ""
 
 
+@needs_loop
 @pytest.mark.django_db
 def test_a_host_that_is_not_opted_in_is_left_alone_and_the_remedy_told(full_host):
     incident.quick()
     full_host.opt_in("memory")
-    fill(full_host)
+    full_host.fill()
     incident.poll()
     event = incident.run(only_event())
     assert event.status == "escalated"
@@ -369,17 +345,18 @@ def test_a_host_that_is_not_opted_in_is_left_alone_and_the_remedy_told(full_host
     assert not event.actions.exists()
 
 
+@needs_loop
 @pytest.mark.django_db
 def test_dry_run_by_ssh_changes_nothing(full_host):
     incident.quick(dry_run=True)
     full_host.opt_in("disk")
-    fill(full_host)
+    full_host.fill()
     incident.poll()
     event = incident.run(only_event())
     assert event.status == "simulated"
     told = {action.action: action.message for action in event.actions.all()}
     assert "would delete 16 of 16 files" in told["host.delete_rotated_logs"]
-    assert len(list(Path(f"/proc/{full_host._process.pid}/root/var/log").glob("*.gz"))) == 16
+    assert len(list((full_host.inside / "var/log").glob("*.gz"))) == 16
 
 
 # --- several hosts at once
