@@ -31,7 +31,7 @@ STAGES: Mapping[str, Stage] = {
     Status.ACTING: act.step,
     Status.VERIFYING: verify.look,
     Status.SIMULATED: conclude.await_dry_run_off,
-    Status.ESCALATED: conclude.await_clear,
+    Status.ESCALATED: act.put_back,
 }
 # Until something has been done, a signal that clears needs nothing more. From then on only evidence counts.
 ENDS_WHEN_CLEARED: Mapping[str, ResolvedBy] = {
@@ -83,7 +83,7 @@ def _come_back(event_id: int, at: datetime) -> None:
 def run_stage(event: SignalEvent, at: datetime) -> Move:
     """The stage's own answer; or, when it failed, a retry or a hand-over. Nothing is swallowed."""
     try:
-        if event.cleared_at is not None and event.status in ENDS_WHEN_CLEARED:
+        if event.cleared_at is not None and event.status in ENDS_WHEN_CLEARED and not act.owed(event):
             return conclude.cleared(event, ENDS_WHEN_CLEARED[event.status])
         return STAGES[event.status](event, at)
     except LostClaimError:
@@ -128,7 +128,7 @@ def _stay(event: SignalEvent, move: Move, at: datetime, token: UUID | None) -> N
 
 
 def _release(event: SignalEvent, move: Move, at: datetime, token: UUID | None) -> None:
-    goes_on = event.status not in conclude.AT_REST
+    goes_on = event.status not in conclude.AT_REST or _has_more(event, move)
     due_at = at + timedelta(seconds=move.delay_s) if goes_on else None
     if not SignalEvent.objects.filter(pk=event.pk, lease_token=token).update(
         lease_token=None, lease_until=None, due_at=due_at
@@ -136,6 +136,14 @@ def _release(event: SignalEvent, move: Move, at: datetime, token: UUID | None) -
         raise LostClaimError(f"event {event.pk} was taken over by another worker")
     if goes_on:
         enqueue_advance(event.pk, move.delay_s)
+
+
+def _has_more(event: SignalEvent, move: Move) -> bool:
+    """Whether an escalated event still owes something; or was cleared while that was put back."""
+    if event.status != Status.ESCALATED:
+        return False
+    cleared = SignalEvent.objects.filter(pk=event.pk, cleared_at__isnull=False)
+    return act.owed(event) is not None or (move.to is None and cleared.exists())
 
 
 def sweep() -> int:

@@ -7,6 +7,7 @@ from uuid import UUID
 from byteport.core.outcome import Result
 from incidents.outbox.write import write_cleared, write_escalated
 from incidents.postmortem import render
+from runbooks.act import owed
 from runbooks.models import STARTED, AgentAction
 from runbooks.policy import agent_settings, policy_for
 from runbooks.runbook import RUNBOOKS
@@ -22,11 +23,6 @@ def cleared(event: SignalEvent, by: ResolvedBy) -> Move:
     """The signal is over, and BytePort was not at it."""
     who = "while people had it" if by == ResolvedBy.PERSON else "before anything was done"
     return Move(to=Status.RESOLVED, reason=f"The signal cleared {who}.", fields={"resolved_by": by})
-
-
-def await_clear(event: SignalEvent, at: datetime) -> Move:
-    """Stage *escalated*: people have it. Only its clearing, which is looked at before the stage, goes on from here."""
-    return Move()
 
 
 def await_dry_run_off(event: SignalEvent, at: datetime) -> Move:
@@ -60,7 +56,9 @@ def escalate(event: SignalEvent, move: Move, *, at: datetime, token: UUID | None
 
 def give_up_started(event: SignalEvent, why: str, *, at: datetime) -> None:
     """No action stays `started` for ever: of one that nobody will look after any more, nobody can tell how it ended."""
-    AgentAction.objects.filter(event=event, status=STARTED).update(
+    put_back_later = owed(event)  # that one is looked after
+    rows = AgentAction.objects.filter(event=event, status=STARTED)
+    rows.exclude(step=put_back_later.key if put_back_later else "").update(
         status=Result.UNKNOWN, message=f"Given up without knowing how it ended: {why}", finished_at=at
     )
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 from django.db import IntegrityError, connection, transaction
 
 from byteport.core.clock import now
-from byteport.core.errors import Permanent, Refused
+from byteport.core.errors import Permanent, Refused, Temporary
 from byteport.core.outcome import ActionOutcome, Result
 from byteport.core.resource import ResourceRef
 from runbooks.action import ACTIONS, Action, ActionCall, ProbeState, Rehearsed
@@ -14,13 +14,15 @@ from runbooks.facts import LiveReads, gather
 from runbooks.guards import Then, Verdict, decide, evaluate
 from runbooks.models import STARTED, AgentAction, Approval, GateVerdict
 from runbooks.policy import agent_settings
-from runbooks.runbook import RUNBOOKS, Diagnosis, Plan, Runbook, Step
+from runbooks.runbook import RUNBOOKS, Diagnosis, Plan, Runbook, Step, StepKind
 from runbooks.stage import Move, diagnosis_of, plan_of, view_of
 from signals.lifecycle import LostClaimError
 from signals.models import SignalEvent, Status
 
 RECHECK_S = 15.0  # how often a plan that has to wait looks again
 PROBE_AGAIN_S = 3.0
+PUT_BACK_AGAIN_S = 60.0
+PUT_BACK_PATIENCE = timedelta(days=1)
 
 
 def begin(event: SignalEvent, at: datetime) -> Move:
@@ -109,11 +111,13 @@ def step(event: SignalEvent, at: datetime) -> Move:
     rows = {row.step: row for row in AgentAction.objects.filter(event=event, plan_hash=event.plan_hash, dry_run=False)}
     for planned in plan.steps:
         row = rows.get(planned.key)
+        if row is None and planned.kind is StepKind.PUT_BACK:
+            return _put_back(event, planned)
         if row is None:
             return _begin_step(event, (runbook, diagnosis, plan), planned, at)
         if row.status == STARTED:
             return _find_out(row)
-    return _after_last(plan, list(rows.values()))
+    return _after_last(plan, rows)
 
 
 def _begin_step(event: SignalEvent, known: tuple[Runbook, Diagnosis, Plan], planned: Step, at: datetime) -> Move:
@@ -179,15 +183,52 @@ def _find_out(row: AgentAction) -> Move:
     return Move()
 
 
-def _after_last(plan: Plan, rows: list[AgentAction]) -> Move:
-    if any(row.status in (Result.DONE, Result.UNKNOWN) for row in rows):
+def _after_last(plan: Plan, rows: dict[str, AgentAction]) -> Move:
+    fixes = [rows[planned.key] for planned in plan.steps if planned.kind is StepKind.FIX]
+    if any(row.status in (Result.DONE, Result.UNKNOWN) for row in fixes):
         return Move(
             to=Status.VERIFYING,
             reason=f"All {len(plan.steps)} steps were gone through; now their effect is looked at.",
             delay_s=plan.timing.verify_delay_s,
         )
-    failures = "; ".join(f"{row.summary}: {row.message}" for row in rows)
+    failures = "; ".join(f"{row.summary}: {row.message}" for row in fixes)
     return Move(to=Status.ESCALATED, reason=f"No step could be carried out. {failures}")
+
+
+def owed(event: SignalEvent) -> Step | None:
+    """What a plan that was cut off has yet to put back; None when there is nothing, or no longer."""
+    plan = plan_of(event) if event.acted_at else None
+    last = [planned for planned in plan.steps if planned.kind is StepKind.PUT_BACK] if plan else []
+    if not last:
+        return None
+    rows = AgentAction.objects.filter(event=event, plan_hash=event.plan_hash, dry_run=False)
+    status = dict(rows.values_list("step", "status"))
+    begun = set(status) - {planned.key for planned in last}
+    open_ones = (planned for planned in last if status.get(planned.key, STARTED) == STARTED)
+    return next(open_ones, None) if begun else None
+
+
+def put_back(event: SignalEvent, at: datetime) -> Move:
+    """Stage *escalated*: people have it; what the plan owes is put back all the same, as often as it takes."""
+    planned = owed(event)
+    if planned is None:
+        return Move()
+    row = AgentAction.objects.filter(event=event, plan_hash=event.plan_hash, step=planned.key, dry_run=False).first()
+    try:
+        move = _find_out(row) if row else _put_back(event, planned)
+    except Temporary as error:
+        if row and event.escalated_at and at > event.escalated_at + PUT_BACK_PATIENCE:
+            _complete(row, ActionOutcome(Result.UNKNOWN, f"Given up without knowing how it ended: {error}"))
+        return Move(delay_s=PUT_BACK_AGAIN_S)
+    return Move(delay_s=move.delay_s)
+
+
+def _put_back(event: SignalEvent, planned: Step) -> Move:
+    """It only takes back what BytePort did itself, so that no gate stands in its way but the kill switch."""
+    if agent_settings().paused:
+        reason = "BytePort is paused: what it changed is put back when it goes on."
+        return Move(reason=reason, delay_s=RECHECK_S)
+    return _carry_out(_write_ahead(event, planned))
 
 
 def _complete(row: AgentAction, outcome: ActionOutcome) -> None:

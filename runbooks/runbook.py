@@ -55,6 +55,14 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
 
 
+class StepKind(StrEnum):
+    """What a step is for. Without a fix that was carried out there is nothing to verify."""
+
+    FIX = "fix"
+    PREPARE = "prepare"
+    PUT_BACK = "put_back"  # takes back what a preparation changed: also when the plan was cut off, gates or not
+
+
 class Step(msgspec.Struct, frozen=True):
     """One action of a plan. `key` tells it from the plan's other steps."""
 
@@ -63,6 +71,7 @@ class Step(msgspec.Struct, frozen=True):
     target: str
     summary: str
     params: dict[str, Any] = {}
+    kind: StepKind = StepKind.FIX
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from runbooks.runbook import (
     Progress,
     ProgressState,
     Step,
+    StepKind,
     Timing,
 )
 from signals.reading import Reading
@@ -43,6 +44,7 @@ class Platform:
         self.rehearsal = ActionOutcome(Result.SIMULATED, "would clean")
         self.progress = Progress(ProgressState.COMPLETE, "all of it")
         self.target: ResourceRef | None = None  # None: what the event is about
+        self.kinds: dict[int, StepKind] = {}  # of the plan's steps; the others are fixes
 
 
 class StandInAction:
@@ -90,7 +92,11 @@ class StandInRunbook:
 
     def plan(self, event: EventView, diagnosis: Diagnosis, timing: Timing) -> Plan | CannotPlan:
         target = str(self.platform.target or event.resource)
-        steps = (Step(f"step-{n}", "standin.clean", target, f"Clean, part {n}") for n in range(self.steps))
+        kinds = self.platform.kinds
+        steps = (
+            Step(f"step-{n}", "standin.clean", target, f"Clean, part {n}", kind=kinds.get(n, StepKind.FIX))
+            for n in range(self.steps)
+        )
         return Plan(self.name, "clean.", tuple(steps), timing)
 
     def prohibitions(self, event: EventView, diagnosis: Diagnosis) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from byteport.models import AuditEntry, QueuedTask
 from incidents import operate
 from runbooks.action import Probe, ProbeState
 from runbooks.models import AgentAction, AgentSettings, GateVerdict, MaintenanceWindow, RunbookPolicy
+from runbooks.runbook import StepKind
 from signals.ingest import ingest
 from signals.lifecycle import transition
 from signals.models import SignalEvent, Status
@@ -474,3 +475,147 @@ def test_a_finished_action_can_be_neither_changed_nor_deleted(platform, clock):
 def test_transition_refuses_an_arrow_that_is_not_on_the_map(platform, clock):
     with pytest.raises(ValueError, match="no way"):
         transition(fire(), Status.ACTING, actor="ada", reason="", at=START)
+
+
+# ------------------------------------------------------------------------------------- what has to be put back
+
+
+@pytest.fixture
+def three_steps():
+    """A preparation, the fix, and what puts the preparation back."""
+    platform = Platform()
+    platform.kinds = {0: StepKind.PREPARE, 2: StepKind.PUT_BACK}
+    with installed(platform, steps=3):
+        yield platform
+
+
+def statuses(event: SignalEvent) -> dict[str, str]:
+    return dict(event.actions.values_list("step", "status"))
+
+
+def test_a_plan_that_runs_through_puts_back_what_it_changed(three_steps, clock):
+    event = run_until(fire(), clock, "resolved")
+    assert statuses(event) == {"step-0": "done", "step-1": "done", "step-2": "done"}
+    assert event.due_at is None
+
+
+def test_a_plan_that_is_stopped_hands_over_at_once_and_then_puts_back(three_steps, clock):
+    event = run_until(fire(), clock, "acting")
+    advance(event)
+    three_steps.opted_in = False
+    assert advance(event) == "escalated"
+    assert statuses(event) == {"step-0": "done"}
+    assert advance(event) == "escalated"
+    assert statuses(event) == {"step-0": "done", "step-2": "done"}, "the opt-in is for new changes"
+    advance(event)
+    assert (event.due_at, len(three_steps.done)) == (None, 2)
+    assert "opt_in" in event.reason
+
+
+def test_what_was_not_begun_is_not_put_back(three_steps, clock):
+    three_steps.opted_in = False
+    event = run_until(fire(), clock, "escalated")
+    assert event.due_at is None
+    assert statuses(event) == {}
+
+
+def test_a_gate_that_closes_after_the_fix_does_not_keep_it_from_being_put_back_and_verified(three_steps, clock):
+    event = run_until(fire(), clock, "acting")
+    advance(event)
+    advance(event)
+    three_steps.opted_in = False
+    event = run_until(event, clock, "resolved", "escalated")
+    assert event.status == "resolved"
+    assert statuses(event)["step-2"] == "done"
+
+
+def test_the_kill_switch_holds_also_what_would_be_put_back(three_steps, clock):
+    event = run_until(fire(), clock, "acting")
+    advance(event)
+    three_steps.opted_in = False
+    advance(event)
+    operate.pause(actor="ada", why="look at it")
+    for _ in range(3):
+        clock.move_to(event.due_at)
+        assert advance(event) == "escalated"
+    assert statuses(event) == {"step-0": "done"}
+    operate.resume(actor="ada")
+    clock.move_to(event.due_at)
+    advance(event)
+    assert statuses(event)["step-2"] == "done"
+
+
+def test_a_host_that_is_away_gets_it_put_back_when_it_is_there_again(three_steps, clock):
+    event = run_until(fire(), clock, "acting")
+    advance(event)
+    three_steps.on_execute = lambda call: (_ for _ in ()).throw(Temporary("no route to host"))
+    event = run_until(event, clock, "escalated")
+    assert statuses(event)["step-1"] == "unknown"
+    for _ in range(10):
+        clock.move_to(event.due_at)
+        advance(event)
+    assert statuses(event)["step-2"] == "started"
+    three_steps.on_execute = lambda call: None
+    clock.move_to(event.due_at)
+    advance(event)
+    assert statuses(event)["step-2"] == "done"
+    assert event.due_at is None
+
+
+def test_a_host_that_never_comes_back_is_given_up_after_a_day(three_steps, clock):
+    event = run_until(fire(), clock, "acting")
+    advance(event)
+    three_steps.on_execute = lambda call: (_ for _ in ()).throw(Temporary("no route to host"))
+    event = run_until(event, clock, "escalated")
+    for _ in range(2):
+        clock.move_to(event.due_at)
+        advance(event)
+    clock.shift(timedelta(days=1, minutes=2))
+    advance(event)
+    assert statuses(event)["step-2"] == "unknown"
+    clock.shift(120)
+    advance(event)
+    assert event.due_at is None
+
+
+def test_an_incident_that_clears_meanwhile_ends_only_when_everything_is_put_back(three_steps, clock):
+    event = run_until(fire(), clock, "acting")
+    advance(event)
+    three_steps.opted_in = False
+    advance(event)
+    clear(at=START + timedelta(minutes=5))
+    assert advance(event) == "escalated"
+    assert statuses(event)["step-2"] == "done"
+    event = run_until(event, clock, "resolved")
+    assert (event.resolved_by, len(three_steps.done)) == ("person", 2)
+
+
+def test_without_a_fix_there_is_nothing_to_verify(three_steps, clock):
+    """The preparation alone heals nothing."""
+    calls = iter([None, Permanent("it does not carry the label"), None])
+
+    def second_fails(call):
+        error = next(calls)
+        if error:
+            raise error
+
+    three_steps.on_execute = second_fails
+    event = run_until(fire(), clock, "escalated", "resolved")
+    assert event.status == "escalated"
+    assert "does not carry the label" in event.reason
+    assert statuses(event) == {"step-0": "done", "step-1": "failed", "step-2": "done"}
+    assert event.samples.count() == 0
+
+
+def test_a_worker_that_died_while_it_put_back_is_found_out_about(three_steps, clock):
+    event = run_until(fire(), clock, "acting")
+    advance(event)
+    three_steps.opted_in = False
+    advance(event)
+    three_steps.on_execute = lambda call: (_ for _ in ()).throw(Temporary("cut"))
+    advance(event)
+    three_steps.probe = Probe(ProbeState.FINISHED, "", ActionOutcome(Result.DONE, "it had gone through"))
+    clock.move_to(event.due_at)
+    advance(event)
+    assert event.actions.get(step="step-2").message == "it had gone through"
+    assert len(three_steps.done) == 1
