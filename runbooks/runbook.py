@@ -31,6 +31,7 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True):
     detected_at: datetime
     source: str
     labels: dict[str, str] = {}
+    target: ResourceRef | None = None  # what its plan changes, once there is one: the workload of a pod, say
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,7 +38,13 @@ def view_of(event: SignalEvent) -> EventView:
         detected_at=event.detected_at,
         source=event.source,
         labels=event.labels,
+        target=_target_of(event),
     )
+
+
+def _target_of(event: SignalEvent) -> ResourceRef | None:
+    plan = plan_of(event)
+    return ResourceRef.parse(plan.steps[0].target) if plan and plan.steps else None
 
 
 def diagnosis_of(event: SignalEvent) -> Diagnosis | None:
