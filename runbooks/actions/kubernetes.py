@@ -27,7 +27,8 @@ from runbooks.actions.json_patch import ABSENT, Change, changes, text_of
 from runbooks.actions.kubernetes_fence import FIELD_MANAGER, ClusterCall, ClusterPermit, StaleError
 from runbooks.actions.kubernetes_patches import Patch
 from runbooks.kubernetes import reads
-from runbooks.kubernetes.names import ISSUING, LAST_ACTION, ORIGINAL_LIMITS, TEMPLATE_HASH
+from runbooks.kubernetes.memory import original_limits
+from runbooks.kubernetes.names import ISSUING, LAST_ACTION, TEMPLATE_HASH
 from runbooks.kubernetes.objects import Certificate, Meta, Raw, Workload, condition, read_as
 
 TIMEOUT_S = 30.0
@@ -182,14 +183,6 @@ def prepare_memory(live: Raw, call: ActionCall) -> Patch | str:
         return objection or f"{call.target.label} has no container {params.container} any more"
     originals = {**original_limits(_meta(live)), params.container: params.original}
     return patches.raise_memory(live, call.id, index, params.limit_new, originals)
-
-
-def original_limits(meta: Meta) -> dict[str, str]:
-    """Container → its memory limit before BytePort first touched it, as it is noted on the object."""
-    try:
-        return msgspec.json.decode(meta.annotations.get(ORIGINAL_LIMITS, "{}"), type=dict[str, str])
-    except msgspec.DecodeError:
-        return {}
 
 
 def prepare_scale(live: Raw, call: ActionCall) -> Patch | str:

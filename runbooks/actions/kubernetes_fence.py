@@ -43,7 +43,7 @@ from runbooks.kubernetes.names import (
     TEMPLATE_HASH,
 )
 from runbooks.kubernetes.objects import Certificate, Meta, Raw, Workload, condition, read_as
-from runbooks.kubernetes.optin import opt_in_of
+from runbooks.kubernetes.optin import opt_in_of, own_words
 from runbooks.models import STARTED, AgentAction
 
 FIELD_MANAGER = "byteport"
@@ -181,12 +181,6 @@ def path_of(target: ResourceRef) -> str:
     names = (target.namespace, target.name)
     is_plain = target.kind in PATHS and all(DNS_NAME.fullmatch(name) and ".." not in name for name in names)
     return PATHS[target.kind].format(*names) if is_plain else "nowhere"
-
-
-def own_words(obj: Raw) -> tuple[Mapping[str, str], ...]:
-    """The annotations in which a workload itself can speak against its namespace's opt-in: its own, its template's."""
-    template = (obj.get("spec") or {}).get("template") or {}
-    return tuple((part.get("metadata") or {}).get("annotations") or {} for part in (obj, template))
 
 
 # --- the rules

@@ -136,6 +136,13 @@ class Terminated(_Part, frozen=True, kw_only=True):
     started_at: datetime | None = None
     finished_at: datetime | None = None
 
+    @property
+    def lived_s(self) -> float | None:
+        """Seconds from its start to its end, where both are known."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()
+
 
 class Waiting(_Part, frozen=True, kw_only=True):
     reason: str = ""

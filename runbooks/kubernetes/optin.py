@@ -1,13 +1,26 @@
-"""The opt-in of what lives in a namespace: the namespace's annotation, and a workload's own word against it. Pure."""
+"""The opt-in of what lives in a namespace: the namespace's annotation, and a workload's own word against it."""
 
 from collections.abc import Mapping
 from shlex import quote
 
 from byteport.core.resource import ResourceRef
+from runbooks.kubernetes import reads
+from runbooks.kubernetes.objects import Raw
 from runbooks.runbook import OptIn
 
 KEY = "byteport.io/auto-remediate"
 Annotations = Mapping[str, str]
+
+
+def opt_in_for(word: str, target: ResourceRef) -> OptIn:
+    """Reads it now. Raises what the reading client does."""
+    return opt_in_of(word, target, reads.namespace_annotations(target), *own_words(reads.raw(target)))
+
+
+def own_words(obj: Raw) -> tuple[Annotations, ...]:
+    """The annotations in which a workload itself can speak against its namespace's opt-in: its own, its template's."""
+    template = (obj.get("spec") or {}).get("template") or {}
+    return tuple((part.get("metadata") or {}).get("annotations") or {} for part in (obj, template))
 
 
 def words(annotations: Annotations) -> list[str]:
@@ -15,7 +28,7 @@ def words(annotations: Annotations) -> list[str]:
 
 
 def opt_in_of(word: str, target: ResourceRef, namespace: Annotations, *own: Annotations) -> OptIn:
-    """The namespace has to hold the word; and whatever has the annotation itself has to hold it as well, so that
+    """Pure. The namespace has to hold the word; and whatever has the annotation itself has to hold it as well, so that
     `off`, or a list without the word, opts out. `own`: the annotations of the workload and of its pod template."""
     against = next((found for found in own if KEY in found and word not in words(found)), None)
     if against is not None:

@@ -27,8 +27,8 @@ def parse(text: str) -> Decimal:
 
 
 def memory(count: int) -> str:
-    """Bytes as a quantity, in the largest binary unit that leaves nothing over: `256Mi`."""
-    for unit, power in reversed(_BINARY.items()):
-        if count and count % 2**power == 0:
-            return f"{count >> power}{unit}"
-    return str(count)
+    """Bytes as a quantity, in the unit that makes it shortest and leaves nothing over: `256Mi`, `2G`."""
+    sizes = {unit: 2**power for unit, power in _BINARY.items()}
+    sizes |= {unit: 10**power for unit, power in _DECIMAL.items() if power > 0}
+    fitting = [f"{count // size}{unit}" for unit, size in sizes.items() if count % size == 0]
+    return min([*fitting, str(count)], key=len)
