@@ -3,10 +3,14 @@
 A missing row means the product's defaults, so BytePort runs without them; and a row that is there is never touched.
 """
 
+from collections.abc import Iterator
+
 from django.db import connection, transaction
 from django_q.models import Schedule
 
 from byteport.clients.hosts.inventory import local_name
+from byteport.clients.kubernetes.clusters import cluster_names
+from byteport.core.errors import Permanent
 from byteport.models import Host
 from incidents.policies import default_row
 from runbooks.models import AgentSettings, RunbookPolicy
@@ -25,11 +29,22 @@ def plant() -> None:
     SignalPolicy.objects.bulk_create(signals, ignore_conflicts=True)
     runbooks = [row for row in map(default_row, RUNBOOKS) if isinstance(row, RunbookPolicy)]
     RunbookPolicy.objects.bulk_create(runbooks, ignore_conflicts=True)
-    sources = [Source(slug="host", kind="host"), Source(slug="postgres", kind="postgres_sessions")]
-    Source.objects.bulk_create(sources, ignore_conflicts=True)
+    Source.objects.bulk_create([Source(slug=slug, kind=kind) for slug, kind in _sources()], ignore_conflicts=True)
     if local_name():
         Host.objects.bulk_create([Host(name=local_name(), way="local")], ignore_conflicts=True)
     _schedule_sweep()
+
+
+def _sources() -> Iterator[tuple[str, str]]:
+    """Hosts, databases, and clusters where some are configured. A kubeconfig that cannot be read, the source tells."""
+    yield "host", "host"
+    yield "postgres", "postgres_sessions"
+    try:
+        configured = bool(cluster_names())
+    except Permanent:
+        configured = True
+    if configured:
+        yield "kubernetes", "kubernetes_events"
 
 
 def _schedule_sweep() -> None:

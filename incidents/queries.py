@@ -17,8 +17,8 @@ from runbooks.models import AgentAction, Approval, GateVerdict, RunbookPolicy, V
 from runbooks.policy import default_policy, is_switched_on
 from runbooks.runbook import RUNBOOKS, Diagnosis, Plan, Runbook
 from runbooks.stage import diagnosis_of, plan_of
-from signals.models import ResolvedBy, SignalEvent, Source, Status, TimelineEntry
-from signals.source import SOURCES, PollSource
+from signals.models import ResolvedBy, SignalEvent, Source, SourceStream, Status, TimelineEntry
+from signals.source import SOURCES, PollSource, StreamSource
 
 M = TypeVar("M", bound=Model)
 
@@ -37,6 +37,7 @@ WINDOW = 20_000  # how many incidents one page of a narrowed list looks through
 SHOWN = 20  # incidents in each group of the overview
 RECORD_LIMIT = 500  # rows of each kind in one incident's record
 ROUNDS_LIMIT = 20
+STREAMS_SHOWN = 100
 LATE_S = 120.0  # a source that is asked every few seconds and gave nothing for this long
 ROLES = ("web", "worker", "watch")
 CRITICAL_FIRST = Case(When(severity=Severity.CRITICAL, then=Value(0)), default=Value(1), output_field=IntegerField())
@@ -159,22 +160,28 @@ class SourceHealth(msgspec.Struct, frozen=True):
     title: str
     state: str
     lag_s: float | None
+    streams: tuple[SourceStream, ...] = ()
 
     @property
     def is_polled(self) -> bool:
-        return isinstance(SOURCES.get(self.source.kind), PollSource)
+        return _is_asked(self.source)
+
+
+def _is_asked(row: Source) -> bool:
+    """Whether BytePort asks it or follows it, so that it may not fall silent."""
+    return isinstance(SOURCES.get(row.kind), PollSource | StreamSource)
 
 
 def source_health(at: datetime) -> list[SourceHealth]:
-    return [_health_of(row, at) for row in Source.objects.order_by("-enabled", "slug")[:100]]
+    rows = Source.objects.order_by("-enabled", "slug").prefetch_related("streams")[:100]
+    return [_health_of(row, at) for row in rows]
 
 
 def _health_of(row: Source, at: datetime) -> SourceHealth:
     kind = SOURCES.get(row.kind)
     lag_s = (at - row.last_success_at).total_seconds() if row.last_success_at else None
-    return SourceHealth(
-        row, kind.title if kind else row.kind, _source_state(row, lag_s, isinstance(kind, PollSource)), lag_s
-    )
+    state = _source_state(row, lag_s, _is_asked(row))
+    return SourceHealth(row, kind.title if kind else row.kind, state, lag_s, tuple(row.streams.all()[:STREAMS_SHOWN]))
 
 
 def _source_state(row: Source, lag_s: float | None, polled: bool) -> str:

@@ -13,16 +13,26 @@ from django.urls import reverse
 from unfold.decorators import action
 from unfold.enums import ActionVariant
 
-from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, choice_filter, column
+from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, RecordInline, choice_filter, column
 from byteport.sealing import seal
 from byteport.snapshot import snapshot
-from signals.models import AlertMapping, Sample, Series, Source, WebhookDelivery, signal_names, source_kinds
-from signals.source import SOURCES, WebhookSource
+from signals.models import (
+    AlertMapping,
+    Sample,
+    Series,
+    Source,
+    SourceStream,
+    WebhookDelivery,
+    signal_names,
+    source_kinds,
+)
+from signals.source import SOURCES, StreamSource, WebhookSource
 from signals.trial import trial
 from signals.webhook import LIMIT_BYTES
 
 HEALTH = ("last_success_at", "last_reading_at", "readings_total", "last_error_at", "last_error", "created_at")
 SAMPLES_SHOWN = 30
+PLANTED = frozenset({"host", "kubernetes", "postgres"})
 SHOW_ONCE = "byteport_secret"  # the attribute of a request that carries a new secret to its one reply
 
 
@@ -42,6 +52,13 @@ class SourceForm(FreshForm):
         if not isinstance(options, dict):
             raise ValidationError('Write a JSON object, e.g. {"region": "eu-central-1"}, or {} for none.')
         return options
+
+
+class Streams(RecordInline):
+    """How each stream of a source that BytePort follows fares, as its watcher reported last."""
+
+    model = SourceStream
+    fields = ("name", "contact_at", "event_at", "lag_s", "events", "note", "error")
 
 
 @admin.register(Source)
@@ -75,7 +92,10 @@ class SourceAdmin(AuditedAdmin):
 
     @column("Address")
     def address(self, obj: Source) -> str:
-        return address_of(obj) if webhook_of(obj) else "BytePort asks this source by itself."
+        return address_of(obj) if webhook_of(obj) else "BytePort asks or follows this source by itself."
+
+    def get_inlines(self, request: HttpRequest, obj: Source | None) -> list[type[Streams]]:
+        return [Streams] if obj and isinstance(SOURCES.get(obj.kind), StreamSource) else []
 
     def get_readonly_fields(self, request: HttpRequest, obj: Source | None = None) -> tuple[str, ...]:
         """Events and senders know a source by its slug, so that it stays."""
@@ -83,7 +103,7 @@ class SourceAdmin(AuditedAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Source | None = None) -> bool:
         """BytePort's own sources can be switched off, and would be made again if they were missing."""
-        return bool(super().has_delete_permission(request, obj)) and not (obj and obj.slug in ("host", "postgres"))
+        return bool(super().has_delete_permission(request, obj)) and not (obj and obj.slug in PLANTED)
 
     @transaction.atomic
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:

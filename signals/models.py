@@ -113,6 +113,44 @@ class AlertMapping(models.Model):
         )
 
 
+class SourceStream(models.Model):
+    """How one stream of a source that BytePort follows fares, as its watcher reported last."""
+
+    source = models.ForeignKey(Source, on_delete=models.CASCADE, related_name="streams")
+    name = models.TextField(help_text="e.g. prod/pods")
+    contact_at = models.DateTimeField(null=True, help_text="when the far end last said anything")
+    event_at = models.DateTimeField(null=True, help_text="when the latest event came in")
+    lag_s = models.FloatField(null=True, help_text="seconds from when that happened to when it came in")
+    events = models.BigIntegerField(default=0, help_text="since the stream began")
+    error = models.TextField(blank=True, help_text="empty: it is well")
+    note = models.TextField(blank=True)
+    reported_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "source_streams"
+        ordering = ["source", "name"]
+        constraints = [models.UniqueConstraint(fields=["source", "name"], name="one_row_a_stream")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class StreamState(models.Model):
+    """What the next watcher of a stream source has to know, so that nothing is lost between the two."""
+
+    source = models.ForeignKey(Source, on_delete=models.CASCADE)
+    key = models.TextField()
+    state = models.BinaryField()
+    saved_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        db_table = "stream_states"
+        constraints = [models.UniqueConstraint(fields=["source", "key"], name="one_state_a_key")]
+
+    def __str__(self) -> str:
+        return self.key
+
+
 class SignalPolicy(models.Model):
     """The thresholds of one signal. Times are seconds, percentages 0 to 100."""
 

@@ -1,12 +1,12 @@
-"""Asks the poll sources: each in a thread of its own, each on one machine only, none overlapping itself.
+"""Asks the poll sources and follows the streams: each in a thread of its own, each on one machine only.
 
-Which process asks a source is settled by PostgreSQL: whoever holds the source's advisory lock does. When that
+Which process does is settled by PostgreSQL: whoever holds the source's advisory lock does. When that
 process dies, its locks go with its connection and another takes over.
 """
 
 import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -21,9 +21,10 @@ from byteport.core.clock import now
 from byteport.core.errors import BytePortError, Permanent, Temporary
 from byteport.heartbeats import farewell, heartbeat
 from signals import health
+from signals.following import Follow
 from signals.ingest import Ingested, ingest
 from signals.models import Source
-from signals.source import SOURCES, PollSource
+from signals.source import SOURCES, PollSource, StreamSource
 
 log = structlog.get_logger()
 
@@ -136,11 +137,11 @@ def backoff_s(faults: int) -> float:
 
 
 class Watch:
-    """Runs a poller for each enabled poll source that this process leads."""
+    """Runs a thread for each enabled source that this process leads: a poller, or one that follows."""
 
     def __init__(self) -> None:
         self._leadership = Leadership()
-        self._pollers: dict[str, Poller] = {}
+        self._threads: dict[str, Poller | Follow] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. PostgreSQL being away only pauses it."""
@@ -148,31 +149,42 @@ class Watch:
             pulse.beat("watch", "alive")
             self._adjust(self._led())
             stop.wait(REFRESH_S)
-        self._adjust(set())
+        self._adjust({})
+        self._leadership.lose()  # another may take over now, and need not wait until this process has ended
         with suppress(DatabaseError):
             farewell("watch")
 
-    def _led(self) -> set[str]:
+    def _led(self) -> Mapping[str, type[Poller | Follow]]:
+        """The sources that this process leads now, with what each needs."""
         try:
             close_old_connections()
-            led = self._leadership.claim(poll_slugs())
+            kinds: dict[str, type[Poller | Follow]] = dict.fromkeys(poll_slugs(), Poller)
+            kinds |= dict.fromkeys(stream_slugs(), Follow)
+            led = self._leadership.claim(kinds)
             heartbeat("watch", {"sources": sorted(led)})
             pulse.beat("watch", "ready")
         except (psycopg.Error, DatabaseError) as error:
             log.warning("PostgreSQL is away; nothing is polled until it is back", error=str(error).strip())
-            return self._leadership.lose()
-        return led
+            self._leadership.lose()
+            return {}
+        return {slug: kinds[slug] for slug in led}
 
-    def _adjust(self, led: set[str]) -> None:
-        for slug in [slug for slug, poller in self._pollers.items() if slug not in led or not poller.is_alive()]:
-            self._pollers.pop(slug).stop()
-        for slug in led - set(self._pollers):
-            self._pollers[slug] = Poller(slug)
-            self._pollers[slug].start()
+    def _adjust(self, led: Mapping[str, type[Poller | Follow]]) -> None:
+        for slug in [slug for slug, thread in self._threads.items() if slug not in led or not thread.is_alive()]:
+            self._threads.pop(slug).stop()
+        for slug in led.keys() - self._threads.keys():
+            self._threads[slug] = led[slug](slug)
+            self._threads[slug].start()
             log.info("watching", source=slug)
 
 
 def poll_slugs() -> list[str]:
     """The enabled sources that BytePort asks."""
     kinds = [name for name, source in SOURCES.items() if isinstance(source, PollSource)]
+    return list(Source.objects.filter(enabled=True, kind__in=kinds).values_list("slug", flat=True))
+
+
+def stream_slugs() -> list[str]:
+    """The enabled sources that BytePort follows."""
+    kinds = [name for name, source in SOURCES.items() if isinstance(source, StreamSource)]
     return list(Source.objects.filter(enabled=True, kind__in=kinds).values_list("slug", flat=True))

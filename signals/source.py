@@ -1,8 +1,10 @@
 """The contract of a source. A new one is one file in `signals/sources/` that defines `SOURCE`.
 
-There are two kinds: those that BytePort asks (`PollSource`), and those that call BytePort (`WebhookSource`).
+There are three kinds: those that BytePort asks (`PollSource`), those that it follows (`StreamSource`), and those that
+call BytePort (`WebhookSource`).
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -41,6 +43,56 @@ class PollSource(Protocol):
 
     def reread(self, config: SourceConfig, signal: str, resource: ResourceRef, now: datetime) -> Reading | None:
         """Looks at one resource now, for verification. None: there is no data. Raises Temporary or Permanent."""
+
+
+class StreamHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How one stream of a source fares. `error` is fit for an operator's eyes; empty: it is well."""
+
+    name: str  # e.g. "prod/pods"
+    contact_at: datetime | None = None  # when the far end last said anything
+    event_at: datetime | None = None  # when the latest event came in
+    lag_s: float | None = None  # from when that happened to when it came in, where the event says so
+    events: int = 0  # since the stream began
+    error: str = ""
+    note: str = ""  # what is worth knowing and no fault, e.g. "not installed"
+
+
+class OpenSeries(msgspec.Struct, frozen=True):
+    """A signal of a resource that has an open event."""
+
+    signal: str
+    resource: ResourceRef
+    detail: str
+
+
+class Channel(Protocol):
+    """What a stream source speaks to BytePort through. Its methods raise Temporary while PostgreSQL is away."""
+
+    def emit(self, readings: Sequence[Reading]) -> None:
+        """Takes readings in. Once it returns, they are durable."""
+
+    def recall(self, key: str) -> bytes:
+        """What `remember` has kept, also of an earlier process; empty when there is nothing."""
+
+    def remember(self, key: str, state: bytes) -> None: ...
+
+    def report(self, streams: Sequence[StreamHealth]) -> None:
+        """Tells how the streams fare. A source is well when all of its streams are."""
+
+    def open_series(self) -> Sequence[OpenSeries]:
+        """What this source has opened and not yet reported to be over."""
+
+
+@runtime_checkable
+class StreamSource(Protocol):
+    """A source that BytePort follows. It cannot be asked again: verification reads the resource itself (`Runbook`)."""
+
+    name: str  # the kind, as in `Source.kind`
+    title: str
+    permissions: tuple[str, ...]  # what it reads in a cluster; () where there is none
+
+    def follow(self, config: SourceConfig, channel: Channel, stop: threading.Event) -> None:
+        """Follows until `stop` is set, whatever befalls the far end. Raises Permanent when it cannot even begin."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -103,6 +155,6 @@ class Answering(Protocol):
     def answer(self, call: Call) -> Mapping[str, Any]: ...
 
 
-SOURCES: Registry[PollSource | WebhookSource] = Registry(
+SOURCES: Registry[PollSource | StreamSource | WebhookSource] = Registry(
     package="signals.sources", attribute="SOURCE", group="byteport.sources"
 )

@@ -10,13 +10,13 @@ from incidents.escalation.channel import CHANNELS, Channel
 from runbooks.action import ACTIONS, Action
 from runbooks.runbook import RUNBOOKS, Runbook
 from signals.catalog import CATALOG
-from signals.source import SOURCES, PollSource, WebhookSource
+from signals.source import SOURCES, PollSource, StreamSource, WebhookSource
 
 
 @pytest.mark.parametrize("name", list(SOURCES))
 def test_a_source_keeps_its_contract(name):
     source = SOURCES[name]
-    assert isinstance(source, PollSource | WebhookSource)
+    assert isinstance(source, PollSource | StreamSource | WebhookSource)
     assert source.name == name
     assert source.title
     assert_only_reads(source.permissions)

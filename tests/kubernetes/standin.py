@@ -10,6 +10,7 @@ Real: HTTP, the wire format, list in pages, watch with resume, bookmarks and bot
 
 import asyncio
 import json
+import logging
 import re
 import threading
 import time
@@ -140,6 +141,8 @@ class Cluster:
         }
         path = folder / "kubeconfig"
         path.write_text(json.dumps(config))
+        for name in names:
+            forget(name)
         return path
 
     def changing(self) -> list[Seen]:
@@ -359,6 +362,7 @@ def serving() -> Iterator[Cluster]:
         stops.append(lambda: loop.call_soon_threadsafe(stop.set))
         await cluster._run(ready, stop)
 
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     thread = threading.Thread(target=lambda: asyncio.run(main()), name="standin", daemon=True)
     thread.start()
     assert ready.wait(PATIENCE_S), "the stand-in did not start"

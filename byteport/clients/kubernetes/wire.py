@@ -7,7 +7,7 @@ redirect is followed and nothing is sent twice, but after 401, once, with creden
 import http.client
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Self, cast
 from urllib.parse import urlencode
@@ -56,7 +56,7 @@ class Wire:
             return b"".join(_bounded(response, limit_bytes, time.monotonic() + timeout_s))
 
     def stream(self, call: Call, *, idle_s: float) -> "Lines":
-        """An answer that goes on, line by line. `idle_s` without a byte ends it with Unavailable."""
+        """An answer that goes on, line by line, once it has begun. `idle_s` without a byte ends it with Unavailable."""
         return Lines(self, call, idle_s)
 
     @contextmanager
@@ -104,9 +104,10 @@ class Lines(Iterator[bytes]):
     """The lines of an answer that goes on, such as a watch. Ends when the server ends it, or after `close`."""
 
     def __init__(self, wire: Wire, call: Call, idle_s: float) -> None:
-        self._closed = False
-        self._response: urllib3.BaseHTTPResponse | None = None
-        self._lines = self._read(wire, call, idle_s)
+        self.is_closed = False
+        with _own_errors(wire.place, call):
+            self._response = wire.open(call, idle_s)
+        self._lines = self._read(wire.place, call)
 
     def __iter__(self) -> Self:
         return self
@@ -116,27 +117,22 @@ class Lines(Iterator[bytes]):
 
     def close(self) -> None:
         """Ends it at once, also from another thread while this one waits for a byte."""
-        self._closed = True
-        response = self._response
-        if response is not None:
-            with suppress(OSError, ValueError, RuntimeError):  # it has ended by itself
-                response.shutdown()
+        self.is_closed = True
+        with suppress(OSError, ValueError, RuntimeError):  # it has ended by itself
+            self._response.shutdown()
+        with suppress(ValueError):  # the thread that reads it is waiting, and closes it as soon as it wakes
+            self._lines.close()
+            self._response.close()
 
-    def _read(self, wire: Wire, call: Call, idle_s: float) -> Iterator[bytes]:
+    def _read(self, place: str, call: Call) -> Generator[bytes, None, None]:
         try:
-            with _own_errors(wire.place, call):
-                self._response = response = wire.open(call, idle_s)
-                try:
-                    yield from _split(_chunks(response), call, wire.place, self)
-                finally:
-                    response.close()
+            with _own_errors(place, call):
+                yield from _split(_chunks(self._response), call, place, self)
         except Unavailable:
-            if not self._closed:
+            if not self.is_closed:
                 raise
-
-    @property
-    def is_closed(self) -> bool:
-        return self._closed
+        finally:
+            self._response.close()
 
 
 def _split(chunks: Iterator[bytes], call: Call, place: str, lines: Lines) -> Iterator[bytes]:
@@ -154,8 +150,11 @@ def _split(chunks: Iterator[bytes], call: Call, place: str, lines: Lines) -> Ite
 
 def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     """What has come in, as it comes in, without waiting for more."""
-    read1 = cast("urllib3.HTTPResponse", response).read1
-    while chunk := read1(CHUNK_BYTES):
+    answer = cast("urllib3.HTTPResponse", response)
+    if answer.chunked:
+        yield from answer.stream(CHUNK_BYTES)  # a chunk at a time
+        return
+    while chunk := answer.read1(CHUNK_BYTES):
         yield chunk
 
 

@@ -17,6 +17,9 @@ from byteport.cli import Report, ReportCommand
 from byteport.clients.hosts.inventory import ANNOTATIONS_TIMEOUT_S, reachable, transport_to
 from byteport.clients.hosts.protocol import Scope
 from byteport.clients.hosts.reader import read_by
+from byteport.clients.kubernetes.access import forbidden_reads, version_of
+from byteport.clients.kubernetes.clusters import cluster_names
+from byteport.clients.kubernetes.errors import rule_text
 from byteport.clients.postgres import inventory, reader
 from byteport.clients.postgres.connection import grants
 from byteport.clients.postgres.statements import RightsRow
@@ -31,6 +34,7 @@ from incidents.handover import hand_over, what_to_set
 from runbooks.policy import agent_settings, is_switched_on
 from runbooks.runbook import RUNBOOKS
 from signals.models import Source
+from signals.source import SOURCES
 
 MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 LOW_SPACE_BYTES = 1_000_000_000
@@ -80,7 +84,7 @@ def examine() -> Iterator[Finding]:
     yield reachable
     if reachable.state == "fail":
         return
-    for look in (migrations, agent, processes, sources, hosts, databases, channels, programs):
+    for look in (migrations, agent, processes, sources, hosts, clusters, databases, channels, programs):
         yield from look()
 
 
@@ -209,6 +213,32 @@ def opted_in(host: Address) -> Iterator[Finding]:
     else:
         fix = f"To opt in: {transport.remedy('disk')}"
         yield Finding(name, "warn", "nothing, so BytePort only tells people", fix)
+
+
+def clusters() -> Iterator[Finding]:
+    """Each configured cluster: whether it answers, and what BytePort may not read there."""
+    try:
+        names = cluster_names()
+    except BytePortError as error:
+        yield Finding("clusters", "fail", str(error), "docs/kubernetes.md says how to point BytePort at a cluster.")
+        return
+    for name in names:
+        try:
+            yield from _cluster(name)
+        except BytePortError as error:
+            yield Finding(f"cluster {name}", "fail", str(error), "docs/kubernetes.md says how it is reached.")
+
+
+def _cluster(name: str) -> Iterator[Finding]:
+    version = version_of(name)
+    declared = [text for source in SOURCES.values() for text in source.permissions]
+    declared += [text for runbook in RUNBOOKS.values() for text in runbook.permissions]
+    missing = list(forbidden_reads(name, declared))
+    yield Finding(f"cluster {name}", "ok", f"Kubernetes {version}" + ("" if missing else ", all reads are allowed"))
+    for error in missing:
+        if error.permission is not None:
+            fix = f"Add to the ClusterRole of BytePort's account: {rule_text(error.permission)}"
+            yield Finding(f"cluster {name}", "warn", f"may not: {error.permission}", fix)
 
 
 def channels() -> Iterator[Finding]:

@@ -91,6 +91,19 @@ def test_a_watch_gives_one_change_a_line_and_ends_when_it_is_closed(shop):
     assert ended.wait(10)
 
 
+def test_a_watch_that_is_closed_lets_go_of_its_connection(shop):
+    for begun in (True, False):
+        lines = reader.watch(PLACE, PODS, resourceVersion="1")
+        if begun:
+            next(lines)
+        lines.close()
+        lines.close()
+    until = time.monotonic() + 10
+    while shop.connections and time.monotonic() < until:
+        time.sleep(0.01)
+    assert shop.connections == 0
+
+
 def test_a_watch_that_falls_silent_ends_as_unavailable(shop):
     with pytest.raises(Unavailable, match="timed out"):
         list(reader.watch(PLACE, path_of("event"), idle_s=0.1))
