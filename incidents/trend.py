@@ -216,7 +216,7 @@ def _described(points: Points, levels: Sequence[tuple[str, float]], marks: Seque
 
 def _axes(frame: Frame, unit: str) -> Iterator[str]:
     yield f'<path class="trend-axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}" opacity="0.5"/>'
-    for tick in _ticks(frame.low, frame.high):
+    for tick in ticks(frame.low, frame.high):
         y = frame.y(tick)
         yield f'<path class="trend-grid" d="M{LEFT} {y:.1f}H{RIGHT}" opacity="0.12"/>'
         yield _text(LEFT - 6, y + 4, f"{tick:g} {unit}".strip() if unit == "%" else f"{tick:g}", "end")
@@ -228,7 +228,7 @@ def _axes(frame: Frame, unit: str) -> Iterator[str]:
             return
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers between two bounds."""
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
@@ -257,7 +257,7 @@ def _band(frame: Frame, points: Points) -> str:
 
 def _line(frame: Frame, points: Points) -> str:
     """One line for each stretch without a gap: where nothing was measured, nothing is drawn."""
-    path = "".join(_stroke(frame, run) for run in _runs(points.points))
+    path = "".join(_stroke(frame, run) for run in runs(points.points))
     shape = 'stroke-width="2" stroke-linecap="round" stroke-linejoin="round"'
     return f'<path class="trend-line" d="{path}" {shape}/>'
 
@@ -267,7 +267,7 @@ def _stroke(frame: Frame, run: Sequence[Point]) -> str:
     return f"M{corners}{'h0' if len(run) == 1 else ''}"  # a line of no length is drawn as a dot
 
 
-def _runs(points: Sequence[Point]) -> list[list[Point]]:
+def runs(points: Sequence[Point]) -> list[list[Point]]:
     """The points, parted where four times the usual time (and a minute) lies between two."""
     steps = [(later.at - earlier.at).total_seconds() for earlier, later in pairwise(points)]
     longest_s = max(4 * statistics.median(steps), 60.0) if steps else 0.0

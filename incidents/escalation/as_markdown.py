@@ -42,5 +42,5 @@ def _block(block: Block) -> str:
             return fence(text, "text")
         case Command(number, title, command):
             return f"{number}\\. {md_escape(title, CELL_LIMIT)}:\n\n{fence(command, 'sh', COMMAND_LIMIT)}"
-        case Chart(points, levels):
+        case Chart(points, levels, _):
             return f"```mermaid\n{mermaid(points, levels)}\n```"

@@ -127,8 +127,11 @@ class Channel(Protocol):
 
     def send(self, note: Note) -> Receipt: ...
 
-    def confirm(self, note: Note) -> None:
-        """Asks whether what was taken has reached anybody. Raises Undeliverable when it has not."""
+    def confirm(self, note: Note) -> str:
+        """Asks whether what was taken has arrived: what is amiss with it, or nothing.
+
+        Raises Undeliverable when it has reached nobody.
+        """
 
     def check(self) -> str:
         """Tries the credentials, changing nothing; what they are good for, in a few words."""

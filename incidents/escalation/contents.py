@@ -12,7 +12,7 @@ from incidents.escalation.channel import Kind, Note
 from incidents.escalation.letter import Block, Bullets, Chart, Command, Excerpt, Grid, Letter, Prose, Section
 from incidents.postmortem import refusals, span, stamp
 from incidents.record import Deed, Record
-from incidents.trend import figure
+from incidents.trend import Mark, figure
 
 ENDS = 12  # shown of each end of a long list
 LOG_LINES, LOG_CHARACTERS = 60, 4_000
@@ -92,19 +92,19 @@ def _value(record: Record) -> str:
 
 def _sections(record: Record) -> Iterator[Section]:
     """In the order in which they are read. What is to be done is never left out."""
-    yield Section("What BytePort tried, and what came of it", tuple(_tried(record)), weight=6)
+    yield Section("What BytePort tried", tuple(_tried(record)), weight=6)
     yield Section("What held it back", tuple(_held_back(record)), weight=5)
+    yield Section("What you can do now", tuple(_by_hand(record)))
     yield Section("What was seen", tuple(_seen(record)), weight=3)
     yield Section("The end of the log", tuple(_log(record)), weight=4)
     yield Section("Trend", tuple(_trend(record)), weight=2)
-    yield Section("What you can do now", tuple(_by_hand(record)))
 
 
 def _tried(record: Record) -> Iterator[Block]:
     done = [deed for deed in record.deeds if not deed.dry_run]
     if done:
         rows = tuple((deed.summary or deed.name, _word(deed), deed.message, stamp(deed.started_at)) for deed in done)
-        yield Grid(("Action", "Result", "Why", "Begun (UTC)"), _ends(rows))
+        yield Grid(("Action", "Result", "What came of it", "Begun (UTC)"), _ends(rows))
     else:
         yield Prose("Nothing was changed." + (" It was only simulated, in dry-run." if record.deeds else ""))
     if record.looks:
@@ -149,10 +149,17 @@ def _trend(record: Record) -> Iterator[Block]:
     if not points:
         return
     named = (("threshold", record.threshold), ("clear", record.clear)) if record.judged_by_value else ()
-    yield Chart(record.trend, tuple((name, level) for name, level in named if level is not None))
+    levels = tuple((name, level) for name, level in named if level is not None)
+    yield Chart(record.trend, levels, tuple(_marks(record)))
     values = (figure(value, record.trend.unit) for value in (record.trend.low, record.trend.high, record.trend.last))
     bounds = "lowest {}, highest {}, latest {}".format(*values)
     yield Prose(f"From {stamp(points[0].at)} to {stamp(points[-1].at)} UTC: {bounds}.")
+
+
+def _marks(record: Record) -> Iterator[Mark]:
+    for at, label in ((record.detected_at, "detected"), (record.acted_at, "acted"), (record.escalated_at, "escalated")):
+        if at is not None:
+            yield Mark(at, label)
 
 
 def _by_hand(record: Record) -> Iterator[Block]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from incidents.trend import Points
+from incidents.trend import Mark, Points
 
 LEFT_OUT = "Left out here for length: it is in the console."
 
@@ -42,10 +42,11 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Chart(msgspec.Struct, frozen=True):
-    """The value's course; `levels` are the bounds that it is judged by, with their names."""
+    """The value's course, with the bounds that it is judged by (`levels`, with their names) and what happened when."""
 
     points: Points
     levels: tuple[tuple[str, float], ...] = ()
+    marks: tuple[Mark, ...] = ()
 
 
 Block = Prose | Bullets | Grid | Excerpt | Command | Chart

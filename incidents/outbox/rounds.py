@@ -108,16 +108,16 @@ def confirm(delivery_id: int) -> None:
     at = now()
     row = Delivery.objects.select_related("event").filter(pk=delivery_id, confirm_at__lte=at).first()
     if row is not None:
-        fields = {"confirm_at": _ask_again_at(row, at), **_bad_news(row, at)}
+        fields = {"confirm_at": _ask_again_at(row, at), **_news(row, at)}
         Delivery.objects.filter(pk=row.pk, status=Told.SENT).update(**fields)
 
 
-def _bad_news(row: Delivery, at: datetime) -> dict[str, Any]:
-    """The columns to set when it has not reached anybody; none when it has, or when nobody can tell."""
+def _news(row: Delivery, at: datetime) -> dict[str, Any]:
+    """The columns to set when it has not reached everybody; none when it has, or when nobody can tell."""
     channel = CHANNELS.get(row.channel)
     try:
-        if channel is not None and channel.setup().ready:
-            channel.confirm(note_of(row, at))
+        amiss = channel.confirm(note_of(row, at)) if channel is not None and channel.setup().ready else ""
+        return {"error": amiss} if amiss else {}
     except Undeliverable as error:
         log.warning("delivery did not reach anybody", delivery=row.pk, error=str(error))
         return {"confirm_at": None, "status": Told.FAILED, "error": str(error), "remedy": error.remedy}

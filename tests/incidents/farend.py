@@ -22,7 +22,7 @@ class StandInChannel:
         self.asked: list[str] = []
         self.on_send: Callable[[Note], None] = lambda note: None
         self.after_send: Callable[[Note], None] = lambda note: None
-        self.on_confirm: Callable[[Note], None] = lambda note: None
+        self.on_confirm: Callable[[Note], str] = lambda note: ""
 
     def setup(self) -> Setup:
         return self.state
@@ -48,8 +48,8 @@ class StandInChannel:
     def receipt(self, note: Note) -> Receipt:
         return Receipt(f"{self.title} was told", note.target, f"https://{self.name}.example/{note.target}")
 
-    def confirm(self, note: Note) -> None:
-        self.on_confirm(note)
+    def confirm(self, note: Note) -> str:
+        return self.on_confirm(note)
 
     def check(self) -> str:
         return "answers"

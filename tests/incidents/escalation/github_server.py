@@ -8,20 +8,19 @@ either side, is kept in `breaches`, and looked at in the end.
 
 import json
 import re
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote
 
 from openapi_core import OpenAPI
 from openapi_core.exceptions import OpenAPIError
 from openapi_core.testing import MockRequest, MockResponse
+
+from tests.incidents.escalation.wire import Answer, Asked, Wire, served
 
 DESCRIPTION = Path(__file__).with_name("github_openapi.json")
 DOCUMENTED_HOST = "https://api.github.com"
@@ -39,42 +38,27 @@ USER = {
 
 
 @dataclass
-class Answer:
-    status: int
-    body: Any = None
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Fault:
-    """What goes wrong with the next request of this kind. `after`: what was asked for is done all the same."""
-
-    method: str
-    path: str  # a pattern for the whole of it
-    answer: Answer | None = None  # None: the connection is cut
-    after: bool = False
-    hang_s: float = 0.0
-    times: int = 1
-
-
-@dataclass
-class State:
+class State(Wire):
     """What this GitHub has on record, and what was asked of it."""
 
     issues: dict[int, dict[str, Any]] = field(default_factory=dict)
     comments: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-    breaches: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=lambda: {TOKEN})
     has_issues: bool = True
-    base: str = ""  # its own address, as it stands in its answers
-    on_request: Callable[[str], None] = lambda moment: None  # "before" or "after" each request
-    lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def writes(self) -> list[str]:
-        return [line for line in self.asked if not line.startswith("GET")]
+    def answer(self, asked: Asked) -> Answer:
+        is_app = asked.path.startswith("/app/")
+        if not is_app and asked.headers.get("Authorization", "").partition(" ")[2] not in self.tokens:
+            return Answer(401, {"message": "Bad credentials", "documentation_url": "https://docs.github.com/rest"})
+        for method, pattern, deed in ROUTES:
+            found = re.fullmatch(pattern, asked.path)
+            if found and method == asked.method:
+                request = None if is_app else checked(self, asked)
+                answer = deed(self, asked.query, asked.body, *found.groups())
+                check_answer(self, request, answer)
+                return answer
+        return not_found()
 
 
 def stamp() -> str:
@@ -239,108 +223,34 @@ def schema(name: str) -> dict[str, Any]:
     return json.loads(DESCRIPTION.read_text(encoding="utf-8"))["components"]["schemas"][name]
 
 
-# ------------------------------------------------------------------------------------------- how it speaks
+# ---------------------------------------------------------------------------------------------- the contract
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    state: State
+def checked(state: State, asked: Asked) -> MockRequest:
+    kind = asked.headers.get("Content-Type", "application/json")
+    request = MockRequest(
+        DOCUMENTED_HOST, asked.method.lower(), asked.path, args=asked.query, data=asked.raw or None, content_type=kind
+    )
+    try:
+        DESCRIBED.validate_request(request)
+    except OpenAPIError as error:
+        state.breaches.append(f"request {asked.method} {asked.path}: {told(error)}")
+    return request
 
-    def log_message(self, *args: Any) -> None:
-        """Not to the test's output."""
 
-    def _serve(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        with self.state.lock:
-            self.state.asked.append(f"{self.command} {self.path}")
-            self.state.on_request("before")
-            answer, cut, hang_s = self._answer(raw)
-            self.state.on_request("after")
-        if hang_s:
-            time.sleep(hang_s)
-        if cut:
-            self.close_connection = True
-            return
-        self._send(answer)
-
-    def do_GET(self) -> None:
-        self._serve()
-
-    do_POST = do_PATCH = do_GET  # noqa: N815
-
-    def _answer(self, raw: bytes) -> tuple[Answer, bool, float]:
-        path = urlsplit(self.path).path
-        faults = self.state.faults
-        fault = next((f for f in faults if f.method == self.command and re.fullmatch(f.path, path)), None)
-        if fault is not None:
-            fault.times -= 1
-            self.state.faults = [each for each in faults if each.times > 0]
-            if not fault.after:
-                return fault.answer or Answer(0), fault.answer is None, fault.hang_s
-        answer = self._proper(path, raw)
-        if fault is not None:
-            return fault.answer or answer, fault.answer is None and not fault.hang_s, fault.hang_s
-        return answer, False, 0.0
-
-    def _proper(self, path: str, raw: bytes) -> Answer:
-        _, _, token = self.headers.get("Authorization", "").partition(" ")
-        is_app = path.startswith("/app/")
-        if not is_app and token not in self.state.tokens:
-            return Answer(401, {"message": "Bad credentials", "documentation_url": "https://docs.github.com/rest"})
-        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
-        body = json.loads(raw) if raw else None
-        for method, pattern, deed in ROUTES:
-            found = re.fullmatch(pattern, path)
-            if found and method == self.command:
-                request = self._checked_request(path, query, raw) if not is_app else None
-                answer = deed(self.state, query, body, *found.groups())
-                self._check_answer(request, answer)
-                return answer
-        return not_found()
-
-    def _checked_request(self, path: str, query: dict[str, str], raw: bytes) -> MockRequest:
-        request = MockRequest(
-            DOCUMENTED_HOST, self.command.lower(), path, args=query, data=raw or None,
-            content_type=self.headers.get("Content-Type", "application/json"),
-        )  # fmt: skip
-        try:
-            DESCRIBED.validate_request(request)
-        except OpenAPIError as error:
-            self.state.breaches.append(f"request {self.command} {path}: {told(error)}")
-        return request
-
-    def _check_answer(self, request: MockRequest | None, answer: Answer) -> None:
-        if request is None:
-            return
-        data = json.dumps(answer.body).encode()
-        try:
-            DESCRIBED.validate_response(request, MockResponse(data, answer.status, content_type="application/json"))
-        except OpenAPIError as error:
-            self.state.breaches.append(f"answer {answer.status} to {request.path}: {told(error)}")
-
-    def _send(self, answer: Answer) -> None:
-        data = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
-        self.send_response(answer.status)
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(data)), **answer.headers}
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
+def check_answer(state: State, request: MockRequest | None, answer: Answer) -> None:
+    if request is None:
+        return
+    response = MockResponse(json.dumps(answer.body).encode(), answer.status, content_type="application/json")
+    try:
+        DESCRIBED.validate_response(request, response)
+    except OpenAPIError as error:
+        state.breaches.append(f"answer {answer.status} to {request.path}: {told(error)}")
 
 
 @contextmanager
-def github() -> Iterator[tuple[State, str]]:
-    """Runs it until the end of the block. Yields its record and its address."""
+def github() -> Iterator[State]:
+    """Runs it until the end of the block."""
     state = State()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"state": state}))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    state.base = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
-        yield state, state.base
-    finally:
-        server.shutdown()
-        server.server_close()
-    if state.breaches:
-        raise AssertionError("\n".join(state.breaches[:5]))
+    with served(state, state):
+        yield state

@@ -22,7 +22,8 @@ from incidents.outbox import delivery
 from runbooks.models import AgentSettings
 from signals.models import ResolvedBy, SignalEvent
 from tests.incidents import scenes
-from tests.incidents.escalation.github_server import REPO, TOKEN, Answer, Fault, github
+from tests.incidents.escalation.github_server import REPO, TOKEN, github
+from tests.incidents.escalation.wire import Answer, Fault
 from tests.incidents.farend import channels
 from tests.incidents.outbox.test_outbox import escalate, resolve, run_due
 
@@ -40,10 +41,10 @@ def hub(db, monkeypatch):
     AgentSettings.objects.create(dry_run=False)
     monkeypatch.setattr(module, "WRITE_PAUSE_S", 0.0)
     monkeypatch.setattr(CHANNEL, "settle_s", 0.0, raising=False)
-    with github() as (state, url), channels(CHANNEL):
+    with github() as state, channels(CHANNEL):
         monkeypatch.setenv("BYTEPORT_GITHUB_REPO", REPO)
         monkeypatch.setenv("BYTEPORT_GITHUB_TOKEN", TOKEN)
-        monkeypatch.setenv("BYTEPORT_GITHUB_URL", url)
+        monkeypatch.setenv("BYTEPORT_GITHUB_URL", state.base)
         yield state
 
 

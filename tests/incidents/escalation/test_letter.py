@@ -8,13 +8,17 @@ from html.parser import HTMLParser
 import markdown as python_markdown
 import pytest
 from markdown_it import MarkdownIt
+from msgspec.structs import replace
 
+from incidents.escalation import as_email
 from incidents.escalation.as_markdown import markdown
 from incidents.escalation.channel import Kind
 from incidents.escalation.chart import STEPS, evenly, mermaid
 from incidents.escalation.contents import letter_of
 from incidents.escalation.github import BODY_LIMIT, CHANNEL, cleared_body, escalated_body, labels_of
 from incidents.escalation.letter import LEFT_OUT, fitting
+from incidents.escalation.postmark import Settings, email_of
+from incidents.picture import png
 from incidents.postmortem import render_record
 from incidents.record import Gate
 from incidents.trend import Point, Points
@@ -162,6 +166,55 @@ def test_the_hidden_lines_are_byteports_own(text):
 def test_a_label_is_what_a_label_may_be(text):
     for label in labels_of(note(poisoned(text))):
         assert re.fullmatch(r"[\w.:/ -]{1,50}", label)
+
+
+# --- the email
+
+SETTINGS = Settings("token", "byteport@example.com", "ops@example.com", "outbound", "https://api.postmarkapp.com")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_the_email_has_no_tags_but_its_own(text):
+    foreign, plain = (Reader(as_email.html(letter_of(note(poisoned(each))))) for each in (text, "§"))
+    assert foreign.tags == plain.tags
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_in_the_email_reads_as_an_address_but_its_own(text):
+    """Mail programs make links of what does. Commands are for copying, and stay as they are."""
+    letter = letter_of(note(poisoned(text), kind=Kind.REMINDER))
+    letter = replace(letter, sections=tuple(each for each in letter.sections if each.heading != "What you can do now"))
+    for body in (as_email.html(letter), as_email.text(letter)):
+        found = re.findall(r"(?:https?://|(?<!\w)www\.)[^\s\"'<]*|(?<=\s)\w+@\w+", html.unescape(body))
+        assert {address.split("/")[2] for address in found if "/" in address} <= {"byteport.example.com", "github.com"}
+        assert not [address for address in found if "@" in address or address.startswith("www")]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_becomes_a_header(text):
+    email = email_of(note(poisoned(text)), SETTINGS)
+    for value in (email["Subject"], email["Tag"], *email["Metadata"].values(), *email["Headers"].values()):
+        assert value.isprintable()
+    assert (email["From"], email["To"]) == (SETTINGS.sender, SETTINGS.recipients)
+
+
+def test_the_email_masks_secrets_too():
+    record = escalated(reason="password=hunter2", detail="token: hunter2abc", timeline=())
+    email = email_of(note(record), SETTINGS)
+    assert "hunter2" not in email["HtmlBody"] + email["TextBody"] + email["Subject"]
+
+
+def test_the_email_says_the_same_as_the_issue():
+    letter = letter_of(note())
+    for words in ("96.0 % used, which is 95 % or more", "EACCES: Permission denied", "du -xh --max-depth=2 -- /var"):
+        assert words in as_email.html(letter)
+        assert words in as_email.text(letter)
+
+
+def test_the_picture_is_drawn_also_of_odd_courses():
+    for values in ((5.0,), (5.0, 5.0), (-1e12, 1e12), (float(2**60), 0.0)):
+        points = Points(tuple(Point(at(n * 30), value, value, value) for n, value in enumerate(values)), "")
+        assert png(points, [("threshold", 3.0), ("clear", 2.0)]).startswith(b"\x89PNG")
 
 
 # --- it fits

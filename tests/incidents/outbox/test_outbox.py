@@ -464,9 +464,10 @@ def test_what_was_taken_and_reached_nobody_is_a_failure_later_on(far):
             rounds.sweep()
             run_due()
         assert the().status == Told.SENT
+        assert the().error == ("" if minutes == 6 else "half of it bounced")
         far.on_confirm = bounced
         if minutes == 6:
-            far.on_confirm = lambda note: None
+            far.on_confirm = lambda note: "half of it bounced"
     far.on_confirm = bounced
     with time_machine.travel(START + timedelta(hours=20), tick=False):
         rounds.sweep()
