@@ -1,5 +1,6 @@
 """What the record suggests to do next. Pure: each function looks at one fact and says what follows."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
@@ -127,9 +128,23 @@ def growing(record: Record) -> Iterator[str]:
     )
 
 
+def leaking(record: Record) -> Iterator[str]:
+    """What makes the server end such transactions by itself."""
+    sessions = record.diagnosis.facts.get("sessions") if record.diagnosis else None
+    if record.signal != "idle_in_transaction" or not isinstance(sessions, list | tuple):
+        return
+    holders = Counter(str(one.get("application") or "") for one in sessions if isinstance(one, dict))
+    for application, count in holders.most_common(1):
+        who = f"the application {md_escape(application)}" if application else "an application without a name"
+        yield (
+            f"{count} of {len(sessions)} sessions were of {who}: find where it begins a transaction and does not end"
+            " it. `idle_in_transaction_session_timeout`, set for its role, has the server end them by itself."
+        )
+
+
 def _in_bytes(record: Record, growth: float) -> str:
     total = record.capacity_bytes
     return f" ({human_bytes(growth / FULL * total)})" if total else ""
 
 
-RULES = (still_above, recurred, refused, went_wrong, unverified, unplanned, growing)
+RULES = (still_above, recurred, refused, went_wrong, unverified, unplanned, growing, leaking)

@@ -40,3 +40,18 @@ def mask_secrets(text: str) -> str:
     for form in _SECRETS:
         text = form.sub(rf"\1{MASK}", text)
     return text
+
+
+# In turn: what stays (names in double quotes, comments, parameters, words that end in digits), and what is a value.
+_SQL = re.compile(
+    r"""(?P<stays>"[^"]*"? | --[^\n]* | /\*.*?(?:\*/|\Z) | \$\d+ | [^\W\d]\w*(?!['\w]))
+    | (?P<dollar>\$(?:[^\W\d]\w*)?\$).*?(?:(?P=dollar)|\Z)
+    | \w{0,2}'(?:[^'\\]|''|\\.)*'?
+    | \d[\w.]*""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def mask_literals(statement: str) -> str:
+    """An SQL statement with `?` in the place of each value. Rather a value too many than one too few."""
+    return _SQL.sub(lambda found: found["stays"] or "?", statement)

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from typing import Protocol
 
 from byteport.clients.postgres import inventory, reader
 from byteport.clients.postgres.inventory import Target
-from byteport.clients.postgres.statements import DatabaseRow, SessionRow
+from byteport.clients.postgres.statements import DatabaseRow
 from byteport.core.errors import BytePortError, Permanent
 from byteport.core.resource import ResourceRef
 from byteport.models import MonitoredDatabase
@@ -104,7 +105,20 @@ def idle_reading(resource: ResourceRef, now: datetime, source: str = "") -> Read
     return reading
 
 
-def named(session: SessionRow) -> str:
+class Named(Protocol):
+    """What is needed to name a session."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def user(self) -> str | None: ...
+    @property
+    def application(self) -> str: ...
+    @property
+    def why_left(self) -> str: ...
+
+
+def named(session: Named) -> str:
     """`pid 4711 of shop (sidekiq)`, with the reason why it would be left, where there is one."""
     who = f"pid {session.pid} of {session.user or 'a role that is gone'}"
     application = f" ({session.application})" if session.application else ""

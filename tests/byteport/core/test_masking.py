@@ -2,7 +2,7 @@
 
 import pytest
 
-from byteport.core.masking import mask_secrets
+from byteport.core.masking import mask_literals, mask_secrets
 
 SECRET = "hunter2hunter2hunter2"
 PRIVATE_KEY = f"-----BEGIN RSA PRIVATE KEY-----\n{SECRET}\n{SECRET}\n-----END RSA PRIVATE KEY-----"
@@ -71,3 +71,22 @@ def test_what_is_no_credential_is_left_alone(text):
 @pytest.mark.parametrize("part", ["password", "password=", "://a", "eyJaaaaaaaa.", "a", '\\"', "--"])
 def test_a_long_text_of_near_misses_neither_hangs_it_nor_loses_its_end(part):
     assert mask_secrets(part * (60_000 // len(part)) + " the end").endswith("the end")
+
+
+@pytest.mark.parametrize(
+    ("statement", "shown"),
+    [
+        ("SELECT * FROM t1 WHERE a = 'x''y' AND b = 12.5", "SELECT * FROM t1 WHERE a = ? AND b = ?"),
+        ("SELECT E'it\\'s', $$a 'b' $$, $x$ c $$ $x$, 0xff, 1e5", "SELECT ?, ?, ?, ?, ?"),
+        ('SELECT "it\'s 5" FROM "t 2" WHERE a = $1', 'SELECT "it\'s 5" FROM "t 2" WHERE a = $1'),
+        ("/* app:shop's job 7 */ INSERT INTO t VALUES ('cut off", "/* app:shop's job 7 */ INSERT INTO t VALUES (?"),
+        ("SELECT 1 -- that's it\n, 'b'", "SELECT ? -- that's it\n, ?"),
+    ],
+)
+def test_an_sql_statement_is_shown_without_its_values(statement, shown):
+    assert mask_literals(statement) == shown
+
+
+@pytest.mark.parametrize("part", ["'", '"', "$a", "/*", "\\", "a'", "--", "$$"])
+def test_a_long_statement_of_near_misses_does_not_hang_it(part):
+    assert len(mask_literals(part * 100_000)) <= 100_000 * len(part)
