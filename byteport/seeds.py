@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django_q.models import Schedule
 
 from byteport.clients.hosts.inventory import local_name
-from byteport.clients.kubernetes.clusters import cluster_names
+from byteport.clients.kubernetes.clusters import cluster_names, is_pod
 from byteport.core.errors import Permanent
 from byteport.models import Host
 from incidents.policies import default_row
@@ -36,11 +36,14 @@ def plant() -> None:
 
 
 def _sources() -> Iterator[tuple[str, str]]:
-    """Hosts, databases, and clusters where some are configured. A kubeconfig that cannot be read, the source tells."""
+    """Hosts, databases, and clusters where some are configured. A kubeconfig that cannot be read, the source tells.
+
+    In a pod the cluster is one, also where this process has no token for it: the setup of the Helm chart has none.
+    """
     yield "host", "host"
     yield "postgres", "postgres_sessions"
     try:
-        configured = bool(cluster_names())
+        configured = is_pod() or bool(cluster_names())
     except Permanent:
         configured = True
     if configured:

@@ -43,6 +43,7 @@ FORCE_DRY_RUN = env.bool("BYTEPORT_FORCE_DRY_RUN", False)
 RUNBOOKS_ON = names_or_all(env.list("BYTEPORT_RUNBOOKS", None))  # None: all that are installed
 HOST_NAME = env.str("BYTEPORT_HOST_NAME", "") or socket.gethostname()
 LOCAL_HOST = env.bool("BYTEPORT_LOCAL_HOST", True)
+ROLE = env.str("BYTEPORT_ROLE", "")
 CLUSTER_NAME = env.str("BYTEPORT_CLUSTER_NAME", "default")
 KUBECONFIG = env.str("BYTEPORT_KUBECONFIG", "")
 KUBE_CONTEXTS: list[str] = env.list("BYTEPORT_KUBE_CONTEXTS", [])

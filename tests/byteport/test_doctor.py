@@ -2,7 +2,7 @@
 
 import pytest
 
-from byteport.management.commands.doctor import databases
+from byteport.management.commands.doctor import databases, reads_of
 from byteport.models import MonitoredDatabase
 from tests.monitored import PASSWORD
 
@@ -37,3 +37,12 @@ def test_a_role_without_the_rights_is_told_the_statement_that_gives_them(server,
     [finding] = databases()
     server.admin("DROP ROLE bare")
     assert finding.fix == 'As a superuser: GRANT pg_read_all_stats, pg_signal_backend TO "bare";'
+
+
+def test_the_rights_that_are_asked_for_are_those_of_the_process(settings):
+    watch, worker = set(reads_of("watch")), set(reads_of("worker"))
+    assert "events: list, watch" in watch - worker
+    assert "pods/log: get" in worker - watch
+    assert set(reads_of("")) == watch | worker
+    settings.RUNBOOKS_ON = frozenset()
+    assert set(reads_of("worker")) == set()

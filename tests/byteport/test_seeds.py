@@ -49,6 +49,13 @@ def test_a_container_is_not_planted_as_a_host(settings):
 
 
 @pytest.mark.django_db
+def test_in_a_pod_its_cluster_is_planted_also_without_a_token_for_it(monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    seeds.plant()
+    assert Source.objects.get(slug="kubernetes").kind == "kubernetes_events"
+
+
+@pytest.mark.django_db
 def test_what_an_operator_has_set_stays():
     seeds.plant()
     AgentSettings.objects.update(dry_run=False, max_per_hour=7)

@@ -181,7 +181,7 @@ def test_the_setup_comes_before_everything_else_and_needs_nothing_of_it():
 def test_the_setup_has_the_settings_of_the_processes_and_not_their_key():
     objects = render(EVERYTHING)
     setup, worker = (environment(pods(objects)[f"agent-{name}"], objects) for name in ("setup", "worker"))
-    assert set(worker) - set(setup) == {"BYTEPORT_SECRET_KEY_FILE", "BYTEPORT_PULSE_DIR"}
+    assert set(worker) - set(setup) == {"BYTEPORT_SECRET_KEY_FILE", "BYTEPORT_PULSE_DIR", "BYTEPORT_ROLE"}
     assert set(setup) - set(worker) == {"BYTEPORT_SECRET_KEY"}
     assert all(setup[name] == value for name, value in worker.items() if name in setup)
 

@@ -60,10 +60,14 @@ def is_known(place: str) -> bool:
     return place in cluster_names()
 
 
+def is_pod() -> bool:
+    """Whether this runs in a cluster at all, be it without credentials for it."""
+    return bool(os.environ.get(incluster_config.SERVICE_HOST_ENV_NAME))
+
+
 def runs_in_cluster() -> bool:
     """Whether this is a pod with a service account's token."""
-    address = os.environ.get(incluster_config.SERVICE_HOST_ENV_NAME)
-    return bool(address) and Path(incluster_config.SERVICE_TOKEN_FILENAME).is_file()
+    return is_pod() and Path(incluster_config.SERVICE_TOKEN_FILENAME).is_file()
 
 
 def kube_contexts() -> list[str]:

@@ -149,6 +149,7 @@ env:
   {{- else }}
   - {name: BYTEPORT_SECRET_KEY_FILE, value: /run/secrets/byteport/BYTEPORT_SECRET_KEY}
   - {name: BYTEPORT_PULSE_DIR, value: /tmp}
+  - {name: BYTEPORT_ROLE, value: {{ .component }}}
   {{- end }}
   {{- range $name, $_ := .root.Values.secrets }}
   - {name: {{ $name }}_FILE, value: /run/secrets/byteport/{{ $name }}}
