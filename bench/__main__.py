@@ -47,4 +47,5 @@ def main(names: list[str]) -> None:
                     print(json.dumps(line), flush=True)
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,8 +1,45 @@
-"""The web process: `gunicorn byteport.wsgi`."""
+"""The web process: `gunicorn byteport.wsgi`.
+
+Webhooks come in by the thousand and need neither session nor page, so that they go a shorter way: straight to their
+view, past the middleware.
+"""
 
 import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
+from django.core.handlers.wsgi import WSGIRequest
+from django.core.signals import request_finished
 from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
+from django.urls import set_script_prefix
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "byteport.settings")
-application = get_wsgi_application()
+
+pages = get_wsgi_application()
+from signals.webhook import enqueue_event, receive  # noqa: E402 (needs Django to be set up)
+
+HOOKS = "/hooks/"
+EVENTS = "/v2/enqueue"
+
+
+def application(environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
+    path = environ.get("PATH_INFO", "")
+    if path.startswith(HOOKS) or path == EVENTS:
+        return _webhook(environ, start_response, path)
+    return pages(environ, start_response)
+
+
+def _webhook(environ: dict[str, Any], start_response: "StartResponse", path: str) -> Iterable[bytes]:
+    set_script_prefix("/")
+    request = WSGIRequest(environ)
+    slug = request.path_info.removeprefix(HOOKS)
+    response: HttpResponse = enqueue_event(request) if path == EVENTS else receive(request, slug)
+    response["Content-Length"] = str(len(response.content))
+    response["X-Content-Type-Options"] = "nosniff"
+    start_response(f"{response.status_code} {response.reason_phrase}", list(response.items()))
+    request_finished.send(sender=pages.__class__)
+    return [response.content]

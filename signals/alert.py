@@ -8,7 +8,7 @@ import msgspec
 
 from byteport.core.outcome import Severity
 from byteport.core.resource import ResourceRef
-from signals.mapping import meaning_of
+from signals.mapping import Meaning, meaning_of
 from signals.reading import Reading, State
 from signals.source import SourceConfig
 from signals.untrusted import CONTROL, LABEL_KEY_CHARS, LABEL_VALUE_CHARS, LABELS, foreign_labels
@@ -26,7 +26,7 @@ SEVERITIES = {
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sender says of one alert. `at` is when it was so; `value` is in the sender's own unit."""
+    """What a sender says of one alert. `at` is when it was so."""
 
     name: str
     state: State
@@ -39,40 +39,61 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     extra: Mapping[str, str] = {}  # labels of BytePort's own (`byteport.…`)
 
 
+class Subject(msgspec.Struct, frozen=True):
+    """What follows from an alert's name and labels alone, whenever and in whatever state it comes."""
+
+    meaning: Meaning
+    labels: dict[str, str]  # as they are kept
+
+
 def severity_of(word: str) -> Severity | None:
     """The sender's word for it; None when it is not one that BytePort knows."""
     return SEVERITIES.get(word.lower())
 
 
+def subject_of(name: str, labels: Mapping[str, str], config: SourceConfig, *, kind: str, key: str) -> Subject:
+    """What the alert is about, by the source's mapping, and its labels as they are kept."""
+    sender = ResourceRef(kind, config.slug, "alert", (name or "unnamed")[:64])
+    meaning = meaning_of(name, labels, config.rules, sender=sender, key=key)
+    foreign = foreign_labels(labels)
+    kept = {clean(each, LABEL_KEY_CHARS): clean(foreign[each], LABEL_VALUE_CHARS) for each in islice(foreign, LABELS)}
+    return Subject(meaning, {**kept, MAPPING: meaning.why})
+
+
 def reading_of(alert: Alert, config: SourceConfig, *, kind: str, reports_end: bool = True) -> Reading:
-    """The alert in BytePort's terms, by the source's mapping. `reports_end`: what holds when the options are silent."""
-    sender = ResourceRef(kind, config.slug, "alert", (alert.name or "unnamed")[:64])
-    meaning = meaning_of(alert.name, alert.labels, config.rules, sender=sender, key=alert.key)
-    return Reading(
-        signal=meaning.signal,
-        resource=meaning.resource,
-        at=alert.at,
-        state=alert.state,
-        detail=meaning.detail,
-        source=config.slug,
-        labels={**_labels(alert, config.options.get("reports_end", reports_end) is True), MAPPING: meaning.why},
-    )
+    """The alert in BytePort's terms. `reports_end`: what holds when the source's options are silent about it."""
+    subject = subject_of(alert.name, alert.labels, config, kind=kind, key=alert.key)
+    return reading_about(subject, alert, config, ends=config.options.get("reports_end", reports_end) is True)
 
 
-def _labels(alert: Alert, reports_end: bool) -> dict[str, str]:
-    """What is kept with the incident. What cannot be kept as it is, is shortened: a sender may not send it again."""
-    said = {**{key: alert.notes[key] for key in NOTES if key in alert.notes}, **foreign_labels(alert.labels)}
-    labels = {clean(key, LABEL_KEY_CHARS): clean(said[key], LABEL_VALUE_CHARS) for key in islice(said, LABELS)}
+def reading_about(subject: Subject, alert: Alert, config: SourceConfig, *, ends: bool) -> Reading:
+    """A reading of what is understood already. What is too long to keep is cut: its sender may not repeat it."""
+    labels = {**_notes(alert.notes), **subject.labels}
     if alert.severity:
         labels["severity"] = alert.severity.value
     if alert.incident:
         labels[INCIDENT] = clean(alert.incident, LABEL_VALUE_CHARS)
-    if reports_end:
+    if ends:
         labels[REPORTS_END] = "true"
-    return {**labels, **alert.extra}
+    return Reading(
+        signal=subject.meaning.signal,
+        resource=subject.meaning.resource,
+        at=alert.at,
+        state=alert.state,
+        detail=subject.meaning.detail,
+        source=config.slug,
+        labels={**labels, **alert.extra} if alert.extra else labels,
+    )
+
+
+def _notes(notes: Mapping[str, str]) -> dict[str, str]:
+    return {key: clean(notes[key], LABEL_VALUE_CHARS) for key in NOTES if key in notes}
 
 
 def clean(text: str, most: int) -> str:
+    """Cut to `most` characters, and without what a database, a terminal or a log can choke on."""
+    if len(text) <= most and text.isprintable():
+        return text
     return CONTROL.sub("\ufffd", text[:most])
 
 

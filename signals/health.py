@@ -9,7 +9,7 @@ from django.db import DatabaseError
 from django.db.models import F, Q
 
 from byteport.sealing import unseal
-from signals.mapping import Rule
+from signals.mapping import RuleSet
 from signals.models import AlertMapping, Source
 from signals.source import SourceConfig
 from signals.standard_alerts import STANDARD_RULES
@@ -21,10 +21,43 @@ NOTE_EVERY_S = 1.0  # webhooks that call at the same time do not queue up for th
 RULES_S = 2.0
 MOST_RULES = 1000
 
-_rules: dict[int, tuple[float, tuple[Rule, ...]]] = {}  # by source; when they were read, and they
+SOURCES_S = 1.0
+AGAIN_S = 0.1
+MOST_SOURCES = 1000  # names that are remembered, those of strangers' guesses included
+
+_sources: dict[str, tuple[float, Source | None]] = {}  # by slug; when it was read, and it
+_rules: dict[int, tuple[float, RuleSet]] = {}  # by source; when they were read, and they
 _lock = threading.Lock()
 _next_note: dict[str, float] = {}  # by slug, on the monotonic clock
 _unnoted: dict[str, int] = {}  # readings that came in between
+
+
+def enabled_source(slug: str) -> Source | None:
+    """The source of that name, as it was within the last SOURCES_S seconds."""
+    read_at, row = _sources.get(slug, (float("-inf"), None))
+    return _read_source(slug) if time.monotonic() - read_at > SOURCES_S else row
+
+
+def has_changed(slug: str) -> bool:
+    """Whether the source is another than is remembered: for a call that does not prove itself, which may be due to a
+    secret made since. Looks every AGAIN_S at most, so that strangers cannot have it look all the time."""
+    read_at, row = _sources.get(slug, (float("-inf"), None))
+    if time.monotonic() - read_at < AGAIN_S:
+        return False
+    fresh = _read_source(slug)
+    return (
+        row is not None
+        and fresh is not None
+        and (row.sealed_secret, row.options) != (fresh.sealed_secret, fresh.options)
+    )
+
+
+def _read_source(slug: str) -> Source | None:
+    row = Source.objects.filter(slug=slug, enabled=True).first()
+    if len(_sources) >= MOST_SOURCES:
+        _sources.clear()
+    _sources[slug] = (time.monotonic(), row)
+    return row
 
 
 def config_of(row: Source) -> SourceConfig:
@@ -33,18 +66,21 @@ def config_of(row: Source) -> SourceConfig:
     return SourceConfig(row.slug, row.options, secret, rules_of(row.pk))
 
 
-def rules_of(source_id: int) -> tuple[Rule, ...]:
+def rules_of(source_id: int) -> RuleSet:
     """The operator's rules for a source, then the standard ones. A change is seen within RULES_S seconds."""
-    kept = _rules.get(source_id)
-    if kept is None or time.monotonic() - kept[0] > RULES_S:
+    read_at, known = _rules.get(source_id, (float("-inf"), STANDARD_RULES))
+    if time.monotonic() - read_at > RULES_S:
         own = AlertMapping.objects.filter(Q(source=source_id) | Q(source=None), enabled=True)[:MOST_RULES]
-        kept = _rules[source_id] = (time.monotonic(), (*(mapping.rule() for mapping in own), *STANDARD_RULES))
-    return kept[1]
+        rules = (*(mapping.rule() for mapping in own), *STANDARD_RULES.rules)
+        known = known if rules == known.rules else RuleSet(rules)
+        _rules[source_id] = (time.monotonic(), known)
+    return known
 
 
-def forget_rules() -> None:
-    """Makes this process read the rules anew."""
+def forget() -> None:
+    """Makes this process read sources and rules anew."""
     _rules.clear()
+    _sources.clear()
 
 
 def succeeded(slug: str, *, at: datetime, readings: int, latest: datetime | None) -> None:

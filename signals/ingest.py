@@ -51,7 +51,7 @@ KEEP = """
     )
     UPDATE signal_events SET cleared_at = %s, due_at = %s
     WHERE fingerprint = ANY(%s::uuid[]) AND status <> 'resolved' AND cleared_at IS NULL
-    RETURNING id"""
+    RETURNING id, translate(fingerprint::text, '-', '')"""
 
 # An open event takes note of a further firing at most every ten seconds, or when it turns critical.
 OPEN_EVENTS = """
@@ -89,19 +89,27 @@ class _Firing(msgspec.Struct, frozen=True):
     rule: Rule
 
 
-class _Batch:
-    """The readings of one call, folded: one new track a series, the samples, what fires and what clears."""
+class _Given(msgspec.Struct, frozen=True):
+    """A reading and the number of the call that brought it."""
 
-    def __init__(self) -> None:
+    reading: Reading
+    call: int
+
+
+class _Batch:
+    """The readings of some calls, folded: one new track a series, the samples, what fires and what clears."""
+
+    def __init__(self, calls: int) -> None:
         self.tracks: dict[str, tuple[Track, str]] = {}
         self.samples: dict[tuple[str, datetime], float] = {}
         self.firing: dict[str, _Firing] = {}
         self.clearing: set[str] = set()
-        self.why: Counter[str] = Counter()
+        self.why: list[Counter[str]] = [Counter() for _ in range(calls)]
+        self.caller: dict[str, int] = {}  # by series: the call whose reading was judged last
 
-    def take(self, key: str, reading: Reading, routed: Routed, rule: Rule) -> None:
-        why = routed.why
-        self.why[why] += 1
+    def take(self, key: str, given: _Given, routed: Routed, rule: Rule) -> None:
+        reading, why = given.reading, routed.why
+        self.why[given.call][why] += 1
         if why is Why.UNKNOWN_STATE or why is Why.NO_VALUE:
             return
         if reading.value is not None:
@@ -109,6 +117,7 @@ class _Batch:
         if why is Why.LATE:
             return
         self.tracks[key] = (routed.track, reading.source)
+        self.caller[key] = given.call
         self.clearing.discard(key)
         if why is Why.FIRES:
             self.firing[key] = _Firing(reading, routed, rule)
@@ -118,41 +127,52 @@ class _Batch:
 
 def ingest(readings: Iterable[Reading]) -> Ingested:
     """Judges and keeps a batch, opens and clears events. Raises Django's OperationalError when PostgreSQL is away."""
-    by_series, from_the_future = _by_series(readings)
+    return ingest_together([readings])[0]
+
+
+def ingest_together(calls: Sequence[Iterable[Reading]]) -> list[Ingested]:
+    """`ingest` for several calls in one transaction; what each of them led to. All are kept, or none is."""
+    batch = _Batch(len(calls))
+    by_series = _by_series(calls, batch)
     if not by_series:
-        return Ingested(why={Why.FROM_THE_FUTURE: from_the_future} if from_the_future else {})
+        return [Ingested(why=dict(why)) for why in batch.why]
     known_rules = rules()
     with transaction.atomic(), connection.wrap_database_errors:
         connection.ensure_connection()
         cursor = psycopg.Cursor(connection.connection)  # server-side parameters: arrays travel as they are
-        batch = _judge(by_series, _locked_tracks(cursor, by_series), known_rules)
-        if from_the_future:
-            batch.why[Why.FROM_THE_FUTURE] = from_the_future
-        opened = _open(cursor, batch.firing) if batch.firing else ()
+        _judge(batch, by_series, _locked_tracks(cursor, by_series), known_rules)
+        opened = _open(cursor, batch.firing) if batch.firing else {}
         cleared = _keep(cursor, batch)
         if opened or cleared:
             enqueue_many(ADVANCE, [*opened, *cleared])
-    return Ingested(opened, cleared, dict(batch.why))
+    return [
+        Ingested(_of_call(call, opened, batch), _of_call(call, cleared, batch), dict(why))
+        for call, why in enumerate(batch.why)
+    ]
 
 
-def _by_series(readings: Iterable[Reading]) -> tuple[dict[str, list[Reading]], int]:
+def _of_call(call: int, events: dict[int, str], batch: _Batch) -> tuple[int, ...]:
+    return tuple(pk for pk, key in events.items() if batch.caller[key] == call)
+
+
+def _by_series(calls: Sequence[Iterable[Reading]], batch: _Batch) -> dict[str, list[_Given]]:
     latest = now() + FUTURE_SKEW
-    by_series: dict[str, list[Reading]] = defaultdict(list)
-    refused = 0
-    for reading in readings:
-        if reading.at > latest:
-            refused += 1
-        else:
-            by_series[reading.fingerprint].append(reading)
-    return by_series, refused
+    by_series: dict[str, list[_Given]] = defaultdict(list)
+    for call, readings in enumerate(calls):
+        for reading in readings:
+            if reading.at > latest:
+                batch.why[call][Why.FROM_THE_FUTURE] += 1
+            else:
+                by_series[reading.fingerprint].append(_Given(reading, call))
+    return by_series
 
 
-def _locked_tracks(cursor: psycopg.Cursor[Any], by_series: dict[str, list[Reading]]) -> dict[str, Track]:
+def _locked_tracks(cursor: psycopg.Cursor[Any], by_series: dict[str, list[_Given]]) -> dict[str, Track]:
     keys = sorted(by_series)
     tracks = _lock(cursor, keys)
     missing = [key for key in keys if key not in tracks]
     if missing:
-        rows = [_series_row(key, by_series[key][0]) for key in missing]
+        rows = [_series_row(key, by_series[key][0].reading) for key in missing]
         cursor.execute(CLAIM_NEW_SERIES, [list(column) for column in zip(*rows, strict=True)])
         tracks |= _lock(cursor, missing)
     return tracks
@@ -168,20 +188,18 @@ def _lock(cursor: psycopg.Cursor[Any], keys: Sequence[str]) -> dict[str, Track]:
     return {keys[place - 1]: Track(*track) for place, *track in cursor.fetchall()}
 
 
-def _judge(by_series: dict[str, list[Reading]], tracks: dict[str, Track], known: dict[str, Rule]) -> _Batch:
-    batch = _Batch()
-    for key, readings in sorted(by_series.items(), key=itemgetter(0)):  # neighbours in the index are written together
+def _judge(batch: _Batch, by_series: dict[str, list[_Given]], tracks: dict[str, Track], known: dict[str, Rule]) -> None:
+    for key, given in sorted(by_series.items(), key=itemgetter(0)):  # neighbours in the index are written together
         track = tracks[key]
-        rule = rule_for(readings[0].signal, readings[0].resource, known)
-        for reading in sorted(readings, key=attrgetter("at")) if len(readings) > 1 else readings:
-            routed = route(track, reading, rule)
+        rule = rule_for(given[0].reading.signal, given[0].reading.resource, known)
+        for one in sorted(given, key=attrgetter("reading.at")) if len(given) > 1 else given:
+            routed = route(track, one.reading, rule)
             track = routed.track
-            batch.take(key, reading, routed, rule)
-    return batch
+            batch.take(key, one, routed, rule)
 
 
-def _keep(cursor: psycopg.Cursor[Any], batch: _Batch) -> tuple[int, ...]:
-    """Writes what the batch has come to. Returns the events that it clears."""
+def _keep(cursor: psycopg.Cursor[Any], batch: _Batch) -> dict[int, str]:
+    """Writes what the batch has come to. Returns the events that it clears, with their series."""
     moved = [track for track, _ in batch.tracks.values()]
     at = now()
     values = [
@@ -199,7 +217,7 @@ def _keep(cursor: psycopg.Cursor[Any], batch: _Batch) -> tuple[int, ...]:
         array(batch.clearing),
     ]
     cursor.execute(KEEP, values, prepare=True)
-    return tuple(row[0] for row in cursor.fetchall())
+    return dict(cursor.fetchall())
 
 
 def array(items: Iterable[str]) -> str:
@@ -216,7 +234,8 @@ def number(value: float | None) -> str:
     return "NULL" if value is None else repr(value)
 
 
-def _open(cursor: psycopg.Cursor[Any], firing: dict[str, _Firing]) -> tuple[int, ...]:
+def _open(cursor: psycopg.Cursor[Any], firing: dict[str, _Firing]) -> dict[int, str]:
+    """Opens what fires and is not open yet. Returns the new events, with their series."""
     rows = [_event_row(key, firing[key]) for key in sorted(firing)]
     cursor.execute(OPEN_EVENTS, [list(column) for column in zip(*rows, strict=True)])
     opened = [(row[0], row[2], row[3]) for row in cursor.fetchall() if row[1]]
@@ -225,7 +244,7 @@ def _open(cursor: psycopg.Cursor[Any], firing: dict[str, _Firing]) -> tuple[int,
             (pk, at, firing[key].reading.source or "byteport", _opening_line(firing[key])) for pk, key, at in opened
         ]
         cursor.execute(NOTE_OPENED, [list(column) for column in zip(*lines, strict=True)])
-    return tuple(pk for pk, _, _ in opened)
+    return {pk: key for pk, key, _ in opened}
 
 
 def _event_row(key: str, firing: _Firing) -> tuple[Any, ...]:

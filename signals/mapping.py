@@ -5,7 +5,7 @@ rule describes keeps its own name, as `alert:<name>`, and is about whatever its 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import translate
 from functools import lru_cache
 
@@ -43,6 +43,15 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class RuleSet:
+    """Rules in order. Two sets are equal only when they are one, so that what follows from one can be remembered."""
+
+    __slots__ = ("rules",)
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.rules = tuple(rules)
+
+
 class Meaning(msgspec.Struct, frozen=True):
     """What an alert is about. `why` says which rule said so."""
 
@@ -56,7 +65,7 @@ class MissingLabelError(LookupError):
     """A template asks for a label that the alert does not have."""
 
 
-def meaning_of(name: str, labels: Labels, rules: Sequence[Rule], *, sender: ResourceRef, key: str) -> Meaning:
+def meaning_of(name: str, labels: Labels, rules: RuleSet, *, sender: ResourceRef, key: str) -> Meaning:
     """The explicit labels win; then the first rule that applies; then whatever the labels point at.
 
     `sender` is what it is about when nothing else is known; `key` keeps alerts of one name on one thing apart.
@@ -69,7 +78,7 @@ def meaning_of(name: str, labels: Labels, rules: Sequence[Rule], *, sender: Reso
     return Meaning(known.signal, resource, known.detail, known.why)
 
 
-def explain(name: str, labels: Labels, rules: Sequence[Rule]) -> Iterator[str]:
+def explain(name: str, labels: Labels, rules: RuleSet) -> Iterator[str]:
     """Why each rule that has to do with this alert applies or does not, in order."""
     for rule in candidates(name, rules):
         unfit = next((key for key, pattern in rule.labels if not _matches(pattern, labels.get(key, ""))), None)
@@ -84,7 +93,7 @@ def explain(name: str, labels: Labels, rules: Sequence[Rule]) -> Iterator[str]:
             yield f"{rule.name}: applies"
 
 
-def _applying(name: str, labels: Labels, rules: Sequence[Rule]) -> Iterator[Meaning]:
+def _applying(name: str, labels: Labels, rules: RuleSet) -> Iterator[Meaning]:
     for rule in candidates(name, rules):
         if all(_matches(pattern, labels.get(key, "")) for key, pattern in rule.labels):
             try:
@@ -135,14 +144,10 @@ def resource_fault(template: str) -> str:
 # --- which rules have to do with an alert
 
 
-def candidates(name: str, rules: Sequence[Rule]) -> Sequence[Rule]:
-    """The rules whose pattern fits this alert's name, in order."""
-    return _candidates(name, tuple(rules))
-
-
 @lru_cache(maxsize=4096)  # a sender has few alert names; a hostile one pushes out its own
-def _candidates(name: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    return tuple(rule for rule in rules if _matches(rule.alert, name))
+def candidates(name: str, rules: RuleSet) -> Sequence[Rule]:
+    """The rules whose pattern fits this alert's name, in order."""
+    return tuple(rule for rule in rules.rules if _matches(rule.alert, name))
 
 
 def _matches(pattern: str, value: str) -> bool:

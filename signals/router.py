@@ -11,6 +11,8 @@ import msgspec
 from byteport.core.outcome import Severity
 from signals.reading import Reading, State
 
+SEVERITIES = {severity.value: severity for severity in Severity}
+
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """The thresholds that apply to a signal. Values in its unit; times in seconds."""
@@ -74,7 +76,7 @@ def _route_judged(track: Track, reading: Reading, rule: Rule) -> Routed:
     moved = Track(reading.at, reading.value, reading.at if firing else None, None if firing else reading.at)
     if not rule.enabled:
         return Routed(moved, Why.SWITCHED_OFF)
-    return Routed(moved, Why.FIRES if firing else Why.CLEARS, severity_of(reading, rule))
+    return Routed(moved, Why.FIRES, severity_of(reading, rule)) if firing else Routed(moved, Why.CLEARS)
 
 
 def _route_measured(track: Track, reading: Reading, value: float, rule: Rule) -> Routed:
@@ -102,8 +104,9 @@ def _why(track: Track, at: datetime, rule: Rule) -> Why:
 
 def severity_of(reading: Reading, rule: Rule) -> Severity:
     """The sender's own word (`labels["severity"]`) where it is one of ours, or else by the critical threshold."""
-    said = reading.labels.get("severity", "").lower()
-    if reading.state is not State.MEASURED and said in list(Severity):
-        return Severity(said)
+    if reading.state is not State.MEASURED:
+        said = SEVERITIES.get(reading.labels.get("severity", "").lower())
+        if said is not None:
+            return said
     critical = reading.value is not None and reading.value >= rule.critical
     return Severity.CRITICAL if critical else Severity.WARNING

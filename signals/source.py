@@ -13,7 +13,7 @@ import msgspec
 
 from byteport.core.registry import Registry
 from byteport.core.resource import ResourceRef
-from signals.mapping import Rule
+from signals.mapping import RuleSet
 from signals.reading import Reading
 from signals.standard_alerts import STANDARD_RULES
 
@@ -24,7 +24,7 @@ class SourceConfig(msgspec.Struct, frozen=True):
     slug: str
     options: dict[str, Any] = {}
     secret: str = ""
-    rules: tuple[Rule, ...] = STANDARD_RULES
+    rules: RuleSet = STANDARD_RULES
 
 
 @runtime_checkable

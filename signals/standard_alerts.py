@@ -5,11 +5,11 @@ Sources: kubernetes-mixin, node-mixin, cert-manager-mixin, awesome-prometheus-al
 reference; Datadog's system check; Google Cloud's list of agent metrics.
 """
 
-from signals.mapping import Rule
+from signals.mapping import Rule, RuleSet
 
 NOT_IN_RAM = ("fstype", "!tmpfs|devtmpfs|ramfs|rootfs")
 
-STANDARD_RULES: tuple[Rule, ...] = (
+_RULES = (
     # Prometheus
     Rule(
         name="node-mixin: file system",
@@ -84,3 +84,5 @@ STANDARD_RULES: tuple[Rule, ...] = (
         resource="host/{instance_id}/memory/memory",
     ),
 )
+
+STANDARD_RULES = RuleSet(_RULES)

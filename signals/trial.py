@@ -8,7 +8,7 @@ from byteport.core.clock import now
 from byteport.core.errors import Permanent
 from signals.alert import INCIDENT
 from signals.health import config_of
-from signals.mapping import Rule, explain
+from signals.mapping import RuleSet, explain
 from signals.models import Series, Source
 from signals.policy import rule_for, rules
 from signals.reading import Reading
@@ -55,7 +55,7 @@ def trial(webhook: WebhookSource, source: Source, payload: str) -> Trial:
     return Trial((*outcomes, *ends[:SHOWN]), total=len(said))
 
 
-def _outcome(reading: Reading, series: Series | None, mapping: tuple[Rule, ...]) -> Outcome:
+def _outcome(reading: Reading, series: Series | None, mapping: RuleSet) -> Outcome:
     known = Track(series.last_at, series.last_value, series.breach_since, series.clear_since) if series else Track()
     routed = route(known, reading, rule_for(reading.signal, reading.resource, rules()))
     name = next((reading.labels[key] for key in NAMES if key in reading.labels), reading.signal.removeprefix("alert:"))

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 import structlog
-from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 
@@ -19,8 +19,8 @@ from byteport.core.clock import now
 from byteport.core.errors import Permanent, Temporary
 from byteport.problem import ProblemError
 from signals import health
-from signals.endings import with_endings
-from signals.ingest import Ingested, ingest
+from signals.ingest import Ingested
+from signals.intake import INTAKE, Delivery, ReplayError, SourceGoneError
 from signals.models import Source
 from signals.reading import Reading
 from signals.source import (
@@ -48,11 +48,6 @@ MOST_KEYS = 100  # sources among which a routing key is looked for
 _SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _JSON = re.compile(r"(?:application|text)/(?:[\w.+-]+\+)?json\b", re.IGNORECASE)
-
-# The source's row is held, so that it cannot be deleted before its delivery is committed.
-KEEP_DELIVERY = """
-    INSERT INTO webhook_deliveries (source_id, delivery_id) SELECT id, %s FROM sources WHERE id = %s FOR KEY SHARE
-    ON CONFLICT DO NOTHING"""
 
 
 class _Stream(Protocol):
@@ -95,8 +90,17 @@ def _answered(slug: str, work: Callable[[], HttpResponse]) -> HttpResponse:
 def _take(request: HttpRequest, slug: str) -> dict[str, Any]:
     _require_post(request)
     body = _body(request)
-    row, source = _source(slug)
-    return _taken(request, row, source, body)
+    try:
+        return _taken(request, *_source(slug), body)
+    except SourceGoneError:
+        health.forget()
+    except ProblemError as problem:
+        if problem.status is not HTTPStatus.UNAUTHORIZED or not health.has_changed(slug):
+            raise
+    try:  # the source was remembered a moment too long
+        return _taken(request, *_source(slug), body)
+    except SourceGoneError as error:
+        raise _no_webhook() from error
 
 
 def _taken(request: HttpRequest, row: Source, source: WebhookSource, body: bytes) -> dict[str, Any]:
@@ -189,11 +193,15 @@ def _drain(stream: _Stream) -> None:
 
 
 def _source(slug: str) -> tuple[Source, WebhookSource]:
-    row = Source.objects.filter(slug=slug, enabled=True).first() if _SLUG.fullmatch(slug) else None
+    row = health.enabled_source(slug) if _SLUG.fullmatch(slug) else None
     source = SOURCES.get(row.kind) if row else None
     if row is None or not isinstance(source, WebhookSource):
-        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no webhook at this address, or it is switched off.")
+        raise _no_webhook()
     return row, source
+
+
+def _no_webhook() -> ProblemError:
+    return ProblemError(HTTPStatus.NOT_FOUND, "There is no webhook at this address, or it is switched off.")
 
 
 def _config(row: Source) -> SourceConfig:
@@ -248,18 +256,11 @@ def _parse(source: WebhookSource, config: SourceConfig, call: Call, at: datetime
 
 def _keep(row: Source, delivery_id: str | None, said: Sequence[Reading | Ending]) -> Ingested:
     """All of it, or nothing: a delivery that could not be ingested can be sent again."""
-    with transaction.atomic():
-        if delivery_id is not None and not _is_new(row, delivery_id):
-            detail = "This very call was received before and has been dealt with. To repeat it, sign it afresh."
-            raise ProblemError(HTTPStatus.CONFLICT, detail)
-        return ingest(with_endings(row.slug, said))
-
-
-def _is_new(row: Source, delivery_id: str) -> bool:
-    """Keeps the delivery's id. A twin that arrives at the same time waits here until the first one is committed."""
-    with connection.cursor() as cursor:
-        cursor.execute(KEEP_DELIVERY, [delivery_id, row.pk])
-        return bool(cursor.rowcount)
+    try:
+        return INTAKE.keep(Delivery(row.pk, row.slug, delivery_id, said))
+    except ReplayError as error:
+        detail = "This very call was received before and has been dealt with. To repeat it, sign it afresh."
+        raise ProblemError(HTTPStatus.CONFLICT, detail) from error
 
 
 def _unavailable(error: DatabaseError | InterfaceError) -> ProblemError:

@@ -1,6 +1,7 @@
 """What all tests share: a real PostgreSQL, BytePort's own embedded one unless DATABASE_URL says otherwise."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,6 +17,16 @@ def pytest_configure(config: pytest.Config) -> None:
     server = embedded.running()
     server.__enter__()
     config.add_cleanup(lambda: server.__exit__(None, None, None))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered_of_sources() -> Iterator[None]:
+    """What this process keeps of sources and mappings for a second ends with each test."""
+    from signals import health
+
+    health.forget()
+    yield
+    health.forget()
 
 
 @pytest.fixture(scope="session")

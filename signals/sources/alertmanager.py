@@ -41,8 +41,13 @@ class AlertmanagerSource:
         return None
 
     def parse(self, config: SourceConfig, call: Call, now: datetime) -> Sequence[Reading]:
-        notification = _decoded(call.body)
-        return readings_of(notification.alerts, config, now, kind=self.name, truncated=notification.truncated_alerts)
+        try:
+            told = _DECODER.decode(call.body)
+            if told.version == VERSION:
+                return readings_of(told.alerts, config, now, kind=self.name, truncated=told.truncated_alerts)
+        except (ValueError, RecursionError) as error:
+            raise MalformedError(f"The body is not a notification of Alertmanager: {error}.") from error
+        raise MalformedError(f"BytePort reads version {VERSION} of Alertmanager's webhook.")
 
     def snippet(self, url: str, secret: str) -> str:
         return SNIPPET.format(url=json.dumps(url), secret=json.dumps(secret))
@@ -66,16 +71,6 @@ receivers:
             type: Bearer
             credentials: {secret}
 """
-
-
-def _decoded(body: bytes) -> Notification:
-    try:
-        notification = _DECODER.decode(body)
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"The body is not a notification of Alertmanager: {error}.") from error
-    if notification.version != VERSION:
-        raise MalformedError(f"BytePort reads version {VERSION} of Alertmanager's webhook.")
-    return notification
 
 
 SOURCE = AlertmanagerSource()

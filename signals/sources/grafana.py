@@ -73,10 +73,10 @@ class GrafanaSource:
         try:
             if msgspec.json.decode(call.body, type=_Shape).alerts is msgspec.UNSET:
                 return [_legacy(msgspec.json.decode(call.body, type=Legacy), config, now)]
-            notification = msgspec.json.decode(call.body, type=Notification)
+            told = msgspec.json.decode(call.body, type=Notification)
+            return readings_of(told.alerts, config, now, kind=self.name, truncated=told.truncated_alerts)
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"The body is not a notification of Grafana: {error}.") from error
-        return readings_of(notification.alerts, config, now, kind=self.name, truncated=notification.truncated_alerts)
 
     def snippet(self, url: str, secret: str) -> str:
         return SNIPPET.format(url=json.dumps(url), secret=json.dumps(secret), timestamp=TIMESTAMP_HEADER)

@@ -17,7 +17,6 @@ from cryptography.x509.oid import NameOID
 
 from byteport.core.errors import Temporary
 from byteport.sealing import seal
-from signals.health import forget_rules
 from signals.models import AlertMapping, Sample, Series, SignalEvent, Source, Status
 from signals.source import SOURCES
 from signals.sources.sns import CERTIFICATE_PATH, SnsSource, is_aws
@@ -33,7 +32,6 @@ CERTIFICATE_URL = "https://sns.eu-central-1.amazonaws.com/SimpleNotificationServ
 @pytest.fixture
 def source_of(db):
     def make(kind: str, **options: object) -> Source:
-        forget_rules()
         return Source.objects.create(slug="sender", kind=kind, sealed_secret=seal(SECRET), options=options)
 
     return make

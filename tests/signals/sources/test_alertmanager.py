@@ -210,7 +210,7 @@ def test_the_host_is_the_instance_without_its_port(instance, host):
 
 def test_the_documentation_names_every_alert_and_severity_that_is_known():
     text = (Path(__file__).parents[3] / "docs/webhooks.md").read_text(encoding="utf-8")
-    names = [name for rule in STANDARD_RULES for name in rule.alert.split("|") if name != "*"]
+    names = [name for rule in STANDARD_RULES.rules for name in rule.alert.split("|") if name != "*"]
     assert [name for name in (*names, *SEVERITIES) if f"`{name}`" not in text] == []
 
 
