@@ -1,8 +1,10 @@
 """hostctl: the one program of BytePort that runs on hosts. Standard library only, Python >= 3.8, one file.
 
-    python3 -I -S hostctl.py < request.json     or     python3 -I -S - BASE64_OF_REQUEST [packed] < hostctl.py
+    python3 -I -S hostctl.py < request.json
+    python3 -I -S - BASE64_OF_REQUEST [packed] [host-root] < hostctl.py
 
 `packed`: the answer is compressed, in base64, and cut to what AWS Systems Manager keeps of it (PACKED_CHARS).
+`host-root`: it runs in a container on the host, whose own / is mounted at HOST_ROOT: that is made / first.
 
 One JSON request comes in, one JSON answer goes to stdout, at most 1 MB (lists are cut, `"truncated": true`).
 Exit code 0 whenever there is an answer, also "refused" and "failed"; 2 when the request could not be read.
@@ -41,9 +43,11 @@ Reading verbs (they change nothing)
                (of its main process), title, and refusal (why it is not restarted, or "")
   annotations  present, annotations {key: value}, words [of byteport.io/auto-remediate]
   survey       what a clean-up would find: journal {bytes | null, reason}; rotated_logs and tmp, as the change
-               verbs' results or {reason}; runtime "docker" | "crictl" | null;
+               verbs' results or {reason}; runtime "docker" | "crictl" | null, runtime_folder (of its images) | null;
                biggest_files and biggest_folders [{path, bytes}];
-               deleted_open {files, bytes, top [{pid, comm, path, bytes}], unseen_processes}; cut [reason]
+               deleted_open {files, bytes, by_mount {mount: bytes}, top [{pid, comm, path, bytes, mount | null}],
+               unseen_processes}; lies_on {journal, rotated_logs, containers, tmp: the mount that `usage` has for
+               the file system it is on | null}; cut [reason]
   probe        args {"action_id"}: state "absent" | "running" | "interrupted" | "finished", answer | null,
                verb | null, begun_at | null, boot_time
 
@@ -85,6 +89,7 @@ systemd's, and then it restarts twice. Another unit or process is never hit: sys
 from __future__ import annotations
 
 import base64
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -94,6 +99,7 @@ import os
 import platform
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -828,6 +834,7 @@ def call(ctx: Context, argv: List[str], seconds: float) -> Tuple[str, str]:
                 "HOME": "/",
                 # Never the daemon of another machine, which a docker context may name.
                 "DOCKER_HOST": "unix:///var/run/docker.sock",
+                "SYSTEMD_IGNORE_CHROOT": "1",  # see enter_host
             },
             cwd="/",
             start_new_session=True,
@@ -999,10 +1006,56 @@ def survey(ctx: Context) -> Outcome:
                 note_cut(result, part, sweep.cut)
         except Ended as no:
             result[part] = {"reason": no.outcome.reason}
-    result["runtime"] = next((name for name in ("docker", "crictl") if has(ctx, name)), None)
+    result.update(runtime_of(ctx))
     result.update(biggest(ctx, result))
     result["deleted_open"] = deleted_open(result)
+    result["lies_on"] = {} if ctx.volume else lies_on(ctx, result["runtime_folder"])
     return done(result)
+
+
+def lies_on(ctx: Context, images: Optional[str]) -> Dict[str, Optional[str]]:
+    log = ctx.roots.log
+    folders = {"journal": log + "/journal", "rotated_logs": log, "containers": images, "tmp": ctx.roots.tmp}
+    return {part: folder and file_system_of(folder) for part, folder in folders.items()}
+
+
+def file_system_of(path: str) -> Optional[str]:
+    """The first mount point of the file system that a folder is on, or would be on if it were made."""
+    try:
+        with closing(os.open(path, os.O_PATH | os.O_CLOEXEC)) as fd:
+            mount = mount_of(fd)
+    except OSError:
+        above = os.path.dirname(path)
+        return file_system_of(above) if above != path else None
+    return first_points().get(mount.device) if mount else None
+
+
+def first_points() -> Dict[str, str]:
+    """Of each file system, by its device, the mount point that `usage` has it under."""
+    nearest_last = sorted(mounts_of(), key=lambda mount: (len(mount.point), mount.point), reverse=True)
+    return {mount.device: mount.point for mount in nearest_last}
+
+
+# Whose images a prune would remove: its name, the usual folder, who knows the real one, and how that is found.
+RUNTIMES = (
+    ("docker", "/var/lib/docker", ["docker", "info", "--format", "{{.DockerRootDir}}"], r"^(/.*)$"),
+    (
+        "crictl",
+        "/var/lib/containerd",
+        ["crictl", "--timeout=3s", "imagefsinfo", "-o", "json"],
+        r'"mountpoint":\s*"(/[^"]*)"',
+    ),
+)
+
+
+def runtime_of(ctx: Context) -> Dict[str, Optional[str]]:
+    """The first that answers: docker's client may be left on a host whose runtime is containerd."""
+    for name, usual, argv, form in RUNTIMES:
+        with contextlib.suppress(Ended):
+            out, _ = call(ctx, argv, INSPECT_S)
+            found = re.search(form, out, re.MULTILINE)
+            return {"runtime": name, "runtime_folder": found.group(1) if found else usual}
+    return {"runtime": None, "runtime_folder": None}
 
 
 def note_cut(result: Dict[str, Any], part: str, why: Optional[str]) -> None:
@@ -1039,41 +1092,45 @@ def biggest(ctx: Context, result: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
+class Held(NamedTuple):
+    """One file that is deleted but held open."""
+
+    size: int
+    pid: str
+    path: str
+    mount: Optional[str]  # where this host has its file system; a container may have it elsewhere
+
+    def shown(self) -> Dict[str, Any]:
+        comm = read_proc(self.pid + "/comm").strip()
+        return {"pid": int(self.pid), "comm": comm, "path": self.path, "bytes": self.size, "mount": self.mount}
+
+
 def deleted_open(result: Dict[str, Any]) -> Dict[str, Any]:
     """Files that are deleted but held open: their space comes back when their holder closes them."""
-    holders: Dict[Tuple[int, int], Tuple[int, str, str]] = {}
-    everything = OpenFiles()
+    holders: Dict[Tuple[int, int], Held] = {}
+    points = first_points()
+    everything, by_mount = OpenFiles(), Counter()  # type: OpenFiles, Counter[str]
     for file in everything:
         if not file.path.endswith(" (deleted)") or file.mount.kind not in LOCAL_KINDS:
             continue
         with contextlib.suppress(OSError):
             found = os.stat(file.link)
             if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
-                holder = (found.st_blocks * 512, file.pid, file.path[: -len(" (deleted)")])
-                holders[found.st_dev, found.st_ino] = holder
+                path, point = file.path[: -len(" (deleted)")], points.get(file.mount.device)
+                holders[found.st_dev, found.st_ino] = Held(found.st_blocks * 512, file.pid, path, point)
+    for held in holders.values():
+        by_mount[held.mount or ""] += held.size
     note_cut(result, "deleted_open", "too many open files" if everything.is_cut else None)
     return {
         "files": len(holders),
-        "bytes": sum(size for size, _, _ in holders.values()),
-        "top": [
-            {"pid": int(pid), "comm": read_proc(pid + "/comm").strip(), "path": path, "bytes": size}
-            for size, pid, path in heapq.nlargest(10, holders.values())
-        ],
+        "bytes": sum(by_mount.values()),
+        "by_mount": dict(by_mount.most_common(50)),
+        "top": [held.shown() for held in heapq.nlargest(10, holders.values())],
         "unseen_processes": everything.unseen_processes,
     }
 
 
 # ---------------------------------------------------------------------------------------------------- usage
-
-# In a child, as a network file system whose server is gone never answers, and cannot always be interrupted.
-STATVFS_CHILD = """
-import os, sys
-try:
-    v = os.statvfs(sys.argv[1])
-    print(v.f_frsize, v.f_blocks, v.f_bfree, v.f_bavail, v.f_files, v.f_ffree, os.path.isdir(sys.argv[1]) + 0)
-except OSError as error:
-    print(error.strerror)
-"""
 
 
 class Space(NamedTuple):
@@ -1219,27 +1276,44 @@ def space_of(point: str) -> object:
 
 
 def ask_children(points: List[str]) -> Iterator[Tuple[str, object]]:
-    """Space, a reason, or None for a mounted file. All are asked at once, and have STATVFS_S together."""
-    argv, nowhere = [sys.executable, "-I", "-S", "-c", STATVFS_CHILD], subprocess.DEVNULL
-    asked = [
-        (point, subprocess.Popen([*argv, point], stdin=nowhere, stdout=subprocess.PIPE, stderr=nowhere))
-        for point in points
-    ]
+    """Space, a reason, or None for a mounted file. All are asked at once, and have STATVFS_S together.
+
+    In children, as a network file system whose server is gone never answers, and cannot always be interrupted.
+    """
+    asked = [(point, *asked_child(point)) for point in points]
     deadline = time.monotonic() + STATVFS_S
-    for point, child in asked:
-        try:
-            out, _ = child.communicate(timeout=max(0.05, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.kill()  # not waited for: it may hang in the kernel for as long as the server is away
+    for point, pid, fd in asked:
+        with closing(fd):
+            answers = select.select([fd], [], [], max(0.05, deadline - time.monotonic()))[0]
+            text = os.read(fd, TEXT_LIMIT).decode("utf-8", "replace") if answers else ""
+        if not answers:
+            os.kill(pid, signal.SIGKILL)  # not waited for: it may hang in the kernel for as long as the server is away
             yield point, "did not answer within %g s" % STATVFS_S
             continue
-        text = out.decode("utf-8", "replace")
-        if not re.fullmatch(r"(\d+ ){6}[01]\n", text):
+        os.waitpid(pid, 0)
+        if not re.fullmatch(r"(\d+ ){6}[01]", text):
             yield point, text.strip() or "could not be asked"
             continue
         block, total, free, avail, inodes, inodes_free, is_folder = map(int, text.split())
         space = Space(total * block, free * block, avail * block, inodes, inodes_free)
         yield point, space if is_folder else None
+
+
+def asked_child(point: str) -> Tuple[int, int]:
+    """Its pid, and where its answer can be read. A fork: there may be no Python where we have made / another's."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        return pid, reading
+    try:
+        found = os.statvfs(point)
+        blocks = (found.f_frsize, found.f_blocks, found.f_bfree, found.f_bavail, found.f_files, found.f_ffree)
+        os.write(writing, " ".join(map(str, (*blocks, int(os.path.isdir(point))))).encode())
+    except OSError as error:
+        os.write(writing, said(error).encode())
+    finally:
+        os._exit(0)
 
 
 # --------------------------------------------------------------------------------- processes and their memory
@@ -1944,7 +2018,8 @@ def crictl_prune(ctx: Context) -> Outcome:
             raise Failed("`crictl images` answered what is no list of images") from None
         result.update(reclaimed_bytes=total, images=len(images))
         return done(result, "would reclaim at most %s, of %d images" % (in_mb(total), len(images)))
-    out, _ = call(ctx, ["crictl", "rmi", "--prune"], PRUNE_S)
+    # Without a time limit of its own, crictl gives each removal 2 s and says nothing of those that took longer.
+    out, _ = call(ctx, ["crictl", "--timeout=60s", "rmi", "--prune"], PRUNE_S)
     result["images"] = len(re.findall(r"^Deleted:", out, re.MULTILINE))
     return done(result, "deleted %d images; crictl does not say how much that was" % result["images"])
 
@@ -2492,11 +2567,24 @@ def read_request() -> object:
     return json.loads(raw)
 
 
+HOST_ROOT = "/host"
+
+
+def enter_host() -> None:
+    """Makes the host's / our own. All that is needed of Python has been loaded before: the host may have none."""
+    for name in ("ascii", "utf-8"):
+        codecs.lookup(name)
+    os.chroot(HOST_ROOT)
+    os.chdir("/")
+
+
 def main() -> int:
     # A caller that goes away, or Ctrl-C in its terminal, is no reason to stop half-way: all has a time limit.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o077)
+    if "host-root" in sys.argv[2:]:
+        enter_host()
     try:
         request, code = read_request(), 0
     except (ValueError, RecursionError) as error:

@@ -3,11 +3,14 @@ folders below the machine's base. Whatever `hostctl` does there is real and touc
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 import pytest
@@ -41,17 +44,19 @@ needs_loop = pytest.mark.skipif(bool(WHY_NO_LOOP), reason=WHY_NO_LOOP)
 
 
 class Machine:
-    """One host. `disk_mb`: the size of a real file system at /var/log; 0 leaves it on the folder."""
+    """One host. `disks`: folders that are a real file system of their own, of so many MB; `bare`: it has no program but
+    those that a test puts there."""
 
-    def __init__(self, name: str, *, disk_mb: int = 0) -> None:
-        self.name = name
+    def __init__(self, name: str, *, disks: Mapping[str, int] = MappingProxyType({}), bare: bool = False) -> None:
+        self.name, self.disks, self.bare = name, disks, bare
         # Not below /tmp, which is another folder inside.
         self.base = Path(tempfile.mkdtemp(prefix="byteport-test-", dir="/var/tmp"))
         self.base.chmod(0o711)
         for folder in (*FOLDERS, "bin"):
             (self.base / folder).mkdir(parents=True)
         (self.base / "tmp").chmod(0o1777)
-        self.disk = self._make_disk(disk_mb) if disk_mb else None
+        for number, size_mb in enumerate(disks.values()):
+            self._make_disk(self.base / f"disk{number}.img", size_mb)
         self.process = self._start()
 
     @property
@@ -66,7 +71,15 @@ class Machine:
     def mounts(self) -> list[str]:
         """Shell commands that make its file system."""
         mounts = [f'mount --bind "$BASE/{folder}" /{folder}' for folder in FOLDERS]
-        return [*mounts, 'mount -o loop "$BASE/disk.img" /var/log'] if self.disk else mounts
+        for number, folder in enumerate(self.disks):
+            where = shlex.quote(f"/{folder}")
+            mounts.append(f'mkdir -p {where} && mount -o loop "$BASE/disk{number}.img" {where}')
+        return mounts
+
+    @property
+    def programs(self) -> str:
+        """Where `hostctl` looks for programs."""
+        return f"{self.base}/bin" if self.bare else f"{self.base}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
     def run(self, script: str, *, timeout_s: float) -> subprocess.CompletedProcess[str]:
         """Runs a shell script on it, as an agent there would."""
@@ -93,10 +106,10 @@ class Machine:
         """What its journalctl says keeps the real one of this machine out of it."""
         self.program("journalctl", 'echo "Archived and active journals take up 1.0M in the file system."')
 
-    def fill(self, *, files: int = 16, days: float = 9, size: int = 1_000_000) -> None:
-        """Rotated logs of that age."""
+    def fill(self, name: str = "var/log/app.log.{}.gz", *, files: int = 16, days: float = 9) -> None:
+        """Files of 1 MB and of that age; rotated logs unless it is told otherwise."""
         for number in range(files):
-            old_file(self.inside / f"var/log/app.log.{number}.gz", days, size)
+            old_file(self.inside / name.format(number), days, 1_000_000)
 
     def stop(self) -> None:
         self.end()
@@ -108,12 +121,10 @@ class Machine:
         self.process.kill()
         self.process.wait(PATIENCE_S)
 
-    def _make_disk(self, size_mb: int) -> Path:
-        image = self.base / "disk.img"
+    def _make_disk(self, image: Path, size_mb: int) -> None:
         with image.open("wb") as file:
             file.truncate(size_mb * 1_000_000)
         subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True, timeout=PATIENCE_S)
-        return image
 
     def _start(self) -> subprocess.Popen[bytes]:
         for folder in FOLDERS:  # what is mounted over has to be there

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import psutil
@@ -34,7 +35,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 LogLevel VERBOSE
 MaxStartups 100
-SetEnv BYTEPORT_HOSTCTL_PATH={base}/bin:/usr/bin:/bin PATH={path}
+SetEnv BYTEPORT_HOSTCTL_PATH={programs} PATH={path}
 """
 
 needs_sshd = pytest.mark.skipif(bool(WHY_NOT or machine.WHY_NOT), reason=WHY_NOT or machine.WHY_NOT)
@@ -44,9 +45,9 @@ class Sshd(Machine):
     """One host. `path` is where its shells look for programs, `sudoers` what a user `byteport`, who is not root, may do
     there."""
 
-    def __init__(self, name: str, *, path: str = "/usr/bin:/bin", disk_mb: int = 0, sudoers: str = "") -> None:
+    def __init__(self, name: str, *, path: str = "/usr/bin:/bin", sudoers: str = "", **options: Any) -> None:
         self.path, self.sudoers, self.port = path, sudoers, free_port()
-        super().__init__(name, disk_mb=disk_mb)
+        super().__init__(name, **options)
         wait_for(self._listens)
 
     @property
@@ -74,7 +75,7 @@ class Sshd(Machine):
         if not (self.base / "ssh").exists():
             (self.base / "ssh").mkdir()
             self._make_keys()
-        config = CONFIG.format(port=self.port, base=self.base, path=self.path)
+        config = CONFIG.format(port=self.port, base=self.base, path=self.path, programs=self.programs)
         (self.base / "ssh/config").write_text(config)
         return f'exec {SSHD} -D -f "$BASE/ssh/config" -E "$BASE/ssh/log"'
 
@@ -127,12 +128,12 @@ class Sshd(Machine):
 
 
 @contextmanager
-def running(*names: str, **options: object) -> Iterator[list[Sshd]]:
+def running(*names: str, **options: Any) -> Iterator[list[Sshd]]:
     """Several hosts at once."""
     hosts: list[Sshd] = []
     try:
         for name in names:
-            hosts.append(Sshd(name, **options))  # type: ignore[arg-type]
+            hosts.append(Sshd(name, **options))
         yield hosts
     finally:
         for host in hosts:

@@ -3,7 +3,7 @@
 Everything that it may delete is fixed in `runbooks.hostctl`; nothing here names a path.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from shlex import quote
 from typing import Any
@@ -35,19 +35,18 @@ HOPELESS_PERCENT = 95.0
 
 
 class Measure(msgspec.Struct, frozen=True):
-    """One of the four steps: its action, and where what it frees lies."""
+    """One of the four steps. `key` is also what the survey calls it where it says on which mount it frees space."""
 
     key: str
     action: str
-    folder: str  # only on the mount that holds it is the step of any use
     summary: str
 
 
 MEASURES = (
-    Measure("journal", "host.journal_vacuum", "/var/log/journal", "Vacuum the system journal to 50 MB"),
-    Measure("rotated_logs", "host.delete_rotated_logs", "/var/log", "Delete *.gz below /var/log older than 7 days"),
-    Measure("containers", "host.container_prune", "/var/lib/docker", "Prune unused container images and artefacts"),
-    Measure("tmp", "host.clear_tmp", "/tmp", "Clear files in /tmp unused for 48 h"),  # noqa: S108 (the folder to clear)
+    Measure("journal", "host.journal_vacuum", "Vacuum the system journal to 50 MB"),
+    Measure("rotated_logs", "host.delete_rotated_logs", "Delete *.gz below /var/log older than 7 days"),
+    Measure("containers", "host.container_prune", "Prune unused container images and artefacts"),
+    Measure("tmp", "host.clear_tmp", "Clear files in /tmp unused for 48 h"),
 )
 
 
@@ -63,27 +62,26 @@ class CleanupLogs:
     verify_deadline_s = 120
 
     def observe(self, event: EventView) -> dict[str, Any]:
-        """`{"mount": its line of `usage` or None, "mounts": all mount points, "survey": the answer of `survey`}`."""
+        """`{"mount": its line of `usage` or None, "survey": the answer of `survey`}`."""
         place = event.resource.place
         mounts = {volume_of(place, mount): mount for mount in read(place, "usage")["mounts"]}
         survey = read(place, "survey", scope_of(event.resource))
-        points = [mount["mount"] for mount in mounts.values()]
-        return {"mount": mounts.get(event.resource), "mounts": points, "survey": survey}
+        return {"mount": mounts.get(event.resource), "survey": survey}
 
     def diagnose(self, event: EventView, facts: dict[str, Any]) -> Diagnosis:
-        survey = facts["survey"]
-        freeable, held = _freeable_bytes(survey), int(survey["deleted_open"]["bytes"])
+        freeable, held = _freeable_bytes(event, facts["survey"]), _held_bytes(facts)
         inference = f"{human_bytes(freeable)} in old logs and stale temporary files can be freed."
         if held > freeable:
             inference = (
-                f"Files that were deleted but are still held open take {human_bytes(held)}, more than can be freed."
+                f"Files that were deleted but are still held open take {human_bytes(held)}, more than can be freed:"
+                " their space comes back when whoever holds them closes them, and BytePort ends no process for that."
             )
         return Diagnosis(evidence=tuple(_evidence(event, facts)), inference=inference, confident=False, facts=facts)
 
     def plan(self, event: EventView, diagnosis: Diagnosis, timing: Timing) -> Plan | CannotPlan:
         if diagnosis.facts["mount"] is None:
             return CannotPlan(f"{event.resource.label} is not mounted any more, or cannot be read.")
-        useful = _useful(event.resource, diagnosis.facts["mounts"])
+        useful = _useful(event.resource, diagnosis.facts["survey"])
         if not useful:
             return CannotPlan(f"Nothing that BytePort may clean up lies on {event.resource.label}.")
         steps = tuple(Step(m.key, m.action, str(event.resource), m.summary) for m in useful)
@@ -132,19 +130,21 @@ class CleanupLogs:
         )
 
 
-def _useful(resource: ResourceRef, mounts: Sequence[str]) -> list[Measure]:
-    """The measures that can free space on this mount: those whose folder lies on it."""
-    return [m for m in MEASURES if resource.is_drill or mount_of(m.folder, mounts) == resource.name]
+def _useful(resource: ResourceRef, survey: dict[str, Any]) -> list[Measure]:
+    """The measures that can free space on this very mount. On a drill's volume all of them lie."""
+    lies_on = survey.get("lies_on", {})
+    return [m for m in MEASURES if resource.is_drill or lies_on.get(m.key) == resource.name]
 
 
-def mount_of(folder: str, mounts: Sequence[str]) -> str | None:
-    """The mount point that a folder lies on: the longest that it is below."""
-    above = [point for point in mounts if f"{folder}/".startswith(f"{point.rstrip('/')}/")]
-    return max(above, key=len, default=None)
+def _freeable_bytes(event: EventView, survey: dict[str, Any]) -> int:
+    keys = {measure.key for measure in _useful(event.resource, survey)} & {"rotated_logs", "tmp"}
+    return sum(int(survey[key].get("would_delete", {}).get("bytes", 0)) for key in keys)
 
 
-def _freeable_bytes(survey: dict[str, Any]) -> int:
-    return sum(int(survey[part].get("would_delete", {}).get("bytes", 0)) for part in ("rotated_logs", "tmp"))
+def _held_bytes(facts: dict[str, Any]) -> int:
+    """What deleted files that are held open take on this very mount."""
+    by_mount = facts["survey"]["deleted_open"].get("by_mount", {})
+    return int(by_mount.get(facts["mount"]["mount"], 0)) if facts["mount"] else 0
 
 
 def _evidence(event: EventView, facts: dict[str, Any]) -> Iterator[str]:
@@ -164,10 +164,13 @@ def _evidence(event: EventView, facts: dict[str, Any]) -> Iterator[str]:
         yield f"The system journal takes {human_bytes(survey['journal']['bytes'])}."
     for biggest in survey["biggest_files"][:3]:
         yield f"Among the biggest files in the log folder: {biggest['path']}, {human_bytes(biggest['bytes'])}."
-    held = survey["deleted_open"]
-    if held["bytes"]:
-        holders = ", ".join(sorted({f"{one['comm']} ({one['pid']})" for one in held["top"]}))
-        yield f"{held['files']} deleted files are still held open: {human_bytes(held['bytes'])}, by {holders}."
+    if survey.get("runtime"):
+        yield f"Container images are {survey['runtime']}'s, in {survey['runtime_folder']}."
+    held = _held_bytes(facts)
+    if held:
+        here = [one for one in survey["deleted_open"]["top"] if one["mount"] == mount["mount"]]
+        holders = ", ".join(sorted({f"{one['comm']} ({one['pid']})" for one in here}))
+        yield f"Deleted files that are still held open take {human_bytes(held)}, the biggest by {holders}."
 
 
 RUNBOOK = CleanupLogs()

@@ -741,10 +741,44 @@ def test_where_containerd_is_the_runtime_its_images_are_pruned(house: House) -> 
     noted = house.program("crictl", "echo 'Deleted: a/b:1'; echo 'Deleted: c/d:2'")
     answer = house.run("container_prune", action_id="a")
     assert answer["result"] == {"runtime": "crictl", "reclaimed_bytes": None, "images": 2}
-    assert noted.read_text().startswith("rmi --prune|")
+    assert noted.read_text().startswith("--timeout=60s rmi --prune|")
     house.program("crictl", 'echo \'{"images":[{"size":"100"},{"size":"20"}]}\'')
     dry = house.run("container_prune", action_id="b", dry_run=True)
     assert dry["result"] == {"runtime": "crictl", "reclaimed_bytes": 120, "images": 2}
+
+
+IMAGE_FS = '{"status":{"imageFilesystems":[{"fsId":{"mountpoint":"%s"},"usedBytes":{"value":"9"}}]}}'
+
+
+def test_the_survey_says_whose_images_there_are_and_where(house: House) -> None:
+    house.without_programs()
+    assert house.run("survey")["result"]["runtime_folder"] is None
+    house.program("docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+    house.program("crictl", f"echo '{IMAGE_FS % '/data/containerd/snapshots'}'")
+    found = house.run("survey")["result"]
+    assert (found["runtime"], found["runtime_folder"]) == ("crictl", "/data/containerd/snapshots")
+    house.program("crictl", "echo '{}'")
+    assert house.run("survey")["result"]["runtime_folder"] == "/var/lib/containerd"
+    house.program("docker", "echo /srv/docker")
+    found = house.run("survey")["result"]
+    assert (found["runtime"], found["runtime_folder"]) == ("docker", "/srv/docker")
+
+
+def test_the_survey_says_on_which_mount_each_step_frees_space(tmp_path: Path) -> None:
+    script = """
+logs = base / 'logs'
+logs.mkdir()
+mount('-t', 'tmpfs', 'none', house.tmp)
+mount('--bind', house.log, logs)
+before = house.run('survey')['result']['lies_on']
+house.program('docker', f'echo {house.tmp}/images/not/made/yet')
+say([before, house.run('survey')['result']['lies_on'], str(house.tmp)])
+"""
+    before, after, tmp = in_own_mounts(script, tmp_path)
+    assert before["tmp"] == tmp
+    assert before["containers"] is None
+    assert before["rotated_logs"] == before["journal"] != tmp, "a bind mount is the same file system"
+    assert after["containers"] == tmp
 
 
 def test_without_a_runtime_the_step_is_skipped(house: House) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from byteport.core.resource import ResourceRef
-from runbooks.library.cleanup_logs import RUNBOOK, mount_of
+from runbooks.library.cleanup_logs import RUNBOOK
 from runbooks.runbook import CannotPlan, Diagnosis, EventView, Look, Plan, Timing
 from signals.reading import Reading
 
@@ -18,7 +18,10 @@ SURVEY: dict[str, Any] = {
     "rotated_logs": {"would_delete": {"files": 12, "bytes": 3_000_000_000}},
     "tmp": {"would_delete": {"files": 2, "bytes": 5_000_000}},
     "biggest_files": [{"path": "app.log", "bytes": 7_000_000}],
-    "deleted_open": {"files": 0, "bytes": 0, "top": []},
+    "deleted_open": {"files": 0, "bytes": 0, "by_mount": {}, "top": []},
+    "lies_on": {"journal": "/var", "rotated_logs": "/var", "containers": "/var/lib/docker", "tmp": "/"},
+    "runtime": "docker",
+    "runtime_folder": "/var/lib/docker",
 }
 
 
@@ -29,37 +32,38 @@ def event(mount: str = "/var") -> EventView:
     )  # fmt: skip
 
 
-def facts(mount: str = "/var", mounts: tuple[str, ...] = ("/", "/var"), **survey: Any) -> dict[str, Any]:
+def facts(mount: str = "/var", **survey: Any) -> dict[str, Any]:
     line = {
         "mount": mount, "device": "/dev/sda2", "fstype": "ext4", "percent": 91.0, "total_bytes": 10**10,
         "used_bytes": 9_100_000_000,
     }  # fmt: skip
-    return {"mount": line, "mounts": list(mounts), "survey": {**SURVEY, **survey}}
+    return {"mount": line, "survey": {**SURVEY, **survey}}
 
 
 def diagnosed(**more: Any) -> Diagnosis:
     return RUNBOOK.diagnose(event(), facts(**more))
 
 
-def plan_for(mount: str, *mounts: str) -> Plan | CannotPlan:
-    return RUNBOOK.plan(event(mount), RUNBOOK.diagnose(event(mount), facts(mount, mounts)), TIMING)
+def plan_for(mount: str, **lies_on: str | None) -> Plan | CannotPlan:
+    survey = {"lies_on": lies_on} if lies_on else {}
+    return RUNBOOK.plan(event(mount), RUNBOOK.diagnose(event(mount), facts(mount, **survey)), TIMING)
 
 
 def test_all_four_steps_are_planned_where_everything_lies_on_one_mount():
-    plan = plan_for("/", "/")
+    plan = plan_for("/", journal="/", rotated_logs="/", containers="/", tmp="/")
     assert isinstance(plan, Plan)
     assert [step.key for step in plan.steps] == ["journal", "rotated_logs", "containers", "tmp"]
     assert {step.action for step in plan.steps} <= set(RUNBOOK.actions)
 
 
 def test_only_what_frees_space_on_the_full_mount_is_planned():
-    plan = plan_for("/var", "/", "/var", "/var/lib/docker")
+    plan = plan_for("/var")
     assert isinstance(plan, Plan)
     assert [step.key for step in plan.steps] == ["journal", "rotated_logs"]
 
 
 def test_a_mount_that_holds_nothing_it_may_clean_is_handed_over():
-    plan = plan_for("/srv", "/", "/srv")
+    plan = plan_for("/srv")
     assert isinstance(plan, CannotPlan)
     assert "/srv on web-1" in plan.reason
 
@@ -77,11 +81,37 @@ def test_the_evidence_says_what_was_seen_and_the_inference_is_called_a_guess():
     assert not diagnosis.confident
 
 
+def held(mount: str) -> dict[str, Any]:
+    one = {"pid": 7, "comm": "java", "path": f"{mount}/x", "bytes": 8_000_000_000, "mount": mount}
+    return {"files": 1, "bytes": one["bytes"], "by_mount": {mount: one["bytes"]}, "top": [one]}
+
+
 def test_deleted_files_that_are_held_open_are_named_as_the_likely_cause():
-    held = {"files": 1, "bytes": 8_000_000_000, "top": [{"pid": 7, "comm": "java", "path": "/var/x", "bytes": 8}]}
-    diagnosis = diagnosed(deleted_open=held)
+    diagnosis = diagnosed(deleted_open=held("/var"))
     assert "held open" in diagnosis.inference
+    assert "ends no process" in diagnosis.inference
     assert "java (7)" in " ".join(diagnosis.evidence)
+
+
+def test_deleted_files_on_another_mount_are_no_cause_of_this_ones_trouble():
+    diagnosis = diagnosed(deleted_open=held("/srv"))
+    assert "held open" not in diagnosis.inference
+    assert "java" not in " ".join(diagnosis.evidence)
+
+
+def test_where_nothing_is_known_to_lie_on_the_mount_nothing_is_planned():
+    """A diagnosis of an older version, or a host that could not say."""
+    assert isinstance(plan_for("/var", journal=None, rotated_logs=None), CannotPlan)
+
+
+def test_the_images_folder_is_the_runtimes_own():
+    lies_on = {"journal": "/", "rotated_logs": "/", "containers": "/data", "tmp": "/"}
+    more = {"lies_on": lies_on, "runtime": "crictl", "runtime_folder": "/data/containerd"}
+    diagnosis = RUNBOOK.diagnose(event("/data"), facts("/data", **more))
+    plan = RUNBOOK.plan(event("/data"), diagnosis, TIMING)
+    assert isinstance(plan, Plan)
+    assert [step.action for step in plan.steps] == ["host.container_prune"]
+    assert "Container images are crictl's, in /data/containerd." in diagnosis.evidence
 
 
 @pytest.mark.parametrize(
@@ -102,8 +132,3 @@ def test_the_manual_steps_quote_hostile_names():
     steps = RUNBOOK.advise(event("/x; rm -rf ~"), None)
     assert len(steps) == 3
     assert all("'/x; rm -rf ~'" in step.command for step in steps)
-
-
-def test_a_folder_lies_on_the_longest_mount_point_above_it():
-    assert mount_of("/var/log", ["/", "/var", "/var/lo"]) == "/var"
-    assert mount_of("/var/log", ["/srv"]) is None

@@ -305,7 +305,7 @@ def test_a_connection_that_is_cut_before_anything_began_leaves_it_to_be_done():
 @pytest.fixture
 def full_host():
     """A host whose /var/log is a small file system of its own."""
-    with running("web-1", disk_mb=20) as [host]:
+    with running("web-1", disks={"var/log": 20}) as [host]:
         host.without_journal()
         Host.objects.create(**host.row())
         yield host

@@ -347,7 +347,7 @@ def test_a_change_whose_answer_was_lost_is_found_in_the_hosts_journal_and_not_re
 @needs_loop
 @pytest.mark.django_db
 def test_a_full_disk_is_seen_treated_and_proved_by_ssm():
-    machine = Machine("i", disk_mb=20)
+    machine = Machine("i", disks={"var/log": 20})
     try:
         incident.quick()
         instance_id = aws.instance(tag="memory,disk")
