@@ -7,8 +7,9 @@ from runbooks.models import AgentSettings, RunbookPolicy
 from runbooks.runbook import Runbook, Timing
 from signals.policy import rule_for, rules
 
-# A drill shows the whole loop within a minute; it still takes several good looks in a row.
-DRILL_VERIFY = {"verify_delay_s": 2.0, "verify_interval_s": 1.0, "verify_deadline_s": 30.0}
+# A drill shows the whole loop within a minute or two; it still takes several good looks in a row. New pods have to be
+# ready for a while before they count, hence the deadline.
+DRILL_VERIFY = {"verify_delay_s": 2.0, "verify_interval_s": 1.0, "verify_deadline_s": 90.0}
 
 
 def agent_settings() -> AgentSettings:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from kubernetes.config import list_kube_config_contexts
 
 from byteport.clients.kubernetes.clusters import forget
+from tests.cluster.accounts import PLACE, kubeconfig_of, of_the_chart
+from tests.cluster.agent import Agent, Player, configure, watching
 from tests.cluster.kubelet import Kubelet
 from tests.cluster.live import KUBECONFIG, LiveCluster
 from tests.cluster.objects import opted_in
@@ -21,14 +22,28 @@ def live() -> LiveCluster:
     return LiveCluster(KUBECONFIG)
 
 
+@pytest.fixture(scope="session")
+def kubeconfigs(live: LiveCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A kubeconfig for each process, with the credentials that the chart gives it and no others."""
+    folder = tmp_path_factory.mktemp("kubeconfigs")
+    with live.namespace({}) as namespace, of_the_chart(live, namespace) as tokens:
+        yield {process: kubeconfig_of(KUBECONFIG, tokens[process], folder / process) for process in tokens}
+
+
 @pytest.fixture
-def place(live: LiveCluster, settings) -> Iterator[str]:
-    """The cluster as BytePort knows it, with the administrator's credentials."""
-    settings.KUBECONFIG, settings.KUBE_CONTEXTS = KUBECONFIG, []
-    name = str(list_kube_config_contexts(KUBECONFIG)[1]["name"])
-    forget(name)
-    yield name
-    forget(name)
+def agent(kubeconfigs: dict[str, str], settings, transactional_db: None) -> Iterator[Callable[..., Agent]]:
+    """Puts BytePort to work in the players' namespaces. Its watcher starts then, and runs to the test's end."""
+    settings.KUBECONFIG, settings.KUBE_CONTEXTS = kubeconfigs["worker"], []
+    forget(PLACE)
+    configure()
+    with ExitStack() as stack:
+
+        def start(*players: Player) -> Agent:
+            stack.enter_context(watching(kubeconfigs["watch"]))
+            return Agent(PLACE, *players)
+
+        yield start
+    forget(PLACE)
 
 
 @pytest.fixture

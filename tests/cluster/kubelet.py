@@ -5,6 +5,7 @@ takes them; and a pod without a node is gone as soon as it is deleted.
 """
 
 import secrets
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,6 +28,8 @@ class Fate(msgspec.Struct, frozen=True):
         return not self.exit_code and not self.pending
 
 
+REPEAT_S = 2.0  # a real kubelet tells about every ten seconds
+LONG_AGO = timedelta(minutes=2)  # a pod that is well is so since then, so that no test has to wait until it is settled
 HEALTHY = Fate()
 OOM = Fate(exit_code=137, reason="OOMKilled", restarts=3)
 NO_ROOM = Fate(pending="0/3 nodes are available: 3 Insufficient cpu.")
@@ -43,7 +46,7 @@ class Kubelet:
         self.fate: Callable[[Object], Fate] = lambda pod: HEALTHY
         self.namespace = namespace
         self._cluster = cluster
-        self._told: dict[str, Fate] = {}  # by the pod's uid
+        self._told: dict[str, tuple[Fate, float]] = {}  # by the pod's uid: what, and when last
 
     def until(self, condition: Callable[[], Any], what: str = "it") -> Any:
         """Goes on telling until the condition holds, and returns what it answers."""
@@ -55,32 +58,44 @@ class Kubelet:
         return wait_for(turn, what)
 
     def tick(self) -> None:
-        """Tells the fate of every pod for which it is not told yet, or has changed."""
+        """Tells the fate of every pod for which it is not told yet, or has changed; and of each crash now and then."""
         for pod in self._cluster.items("pods", self.namespace):
-            fate, uid = self.fate(pod), pod["metadata"]["uid"]
-            if pod["metadata"].get("deletionTimestamp") or self._told.get(uid) == fate:
-                continue
-            if self._tell(pod, fate):
-                self._told[uid] = fate
+            if not pod["metadata"].get("deletionTimestamp"):
+                self._tell_of(pod)
 
-    def _tell(self, pod: Object, fate: Fate) -> bool:
-        """False when the pod went away or was changed meanwhile: the next tick looks again."""
-        name = pod["metadata"]["name"]
+    def _tell_of(self, pod: Object) -> None:
+        """A pod that went away or was changed meanwhile is looked at again in the next tick."""
+        fate, uid, now = self.fate(pod), pod["metadata"]["uid"], time.monotonic()
+        told, at = self._told.get(uid, (None, 0.0))
+        if told == fate and not (fate.exit_code and now - at > REPEAT_S):
+            return
         try:
-            self._cluster.patch("pods", name, self.namespace, {"status": status_of(pod, fate)}, subresource="status")
+            if told != fate:
+                self._set_status(pod, fate)
             if fate.exit_code:
-                self.back_off(pod)
+                self._back_off(pod)
         except ApiError as error:
-            if error.status in (404, 409):
-                return False
-            raise
-        return True
+            if error.status not in (404, 409):
+                raise
+        else:
+            self._told[uid] = fate, now
 
-    def back_off(self, pod: Object) -> None:
-        """The kubelet's BackOff event of a container that keeps ending."""
+    def _set_status(self, pod: Object, fate: Fate) -> None:
+        status = {"status": status_of(pod, fate)}
+        self._cluster.patch("pods", pod["metadata"]["name"], self.namespace, status, subresource="status")
+
+    def _back_off(self, pod: Object) -> None:
+        """The kubelet's BackOff event of a container that keeps ending: one object, whose count goes up."""
         container = pod["spec"]["containers"][0]["name"]
         message = f"Back-off restarting failed container {container} in pod {pod['metadata']['name']}"
-        self._cluster.create("events", event_of(pod, container, "BackOff", message), self.namespace)
+        event = event_of(pod, container, "BackOff", message)
+        name = event["metadata"]["name"]
+        before = self._cluster.find("events", name, self.namespace)
+        if before is None:
+            self._cluster.create("events", event, self.namespace)
+        else:
+            again = {"count": before["count"] + 1, "lastTimestamp": event["lastTimestamp"]}
+            self._cluster.patch("events", name, self.namespace, again)
 
 
 def status_of(pod: Object, fate: Fate) -> dict[str, Any]:
@@ -89,7 +104,7 @@ def status_of(pod: Object, fate: Fate) -> dict[str, Any]:
     if fate.pending:
         unschedulable = {"reason": "Unschedulable", "message": fate.pending}
         return {"phase": "Pending", "conditions": [_condition("PodScheduled", False, now) | unschedulable]}
-    started = now - timedelta(seconds=5)
+    started = now - LONG_AGO
     kinds = {"PodScheduled": True, "Initialized": True, "ContainersReady": fate.healthy, "Ready": fate.healthy}
     return {
         "phase": "Running",
@@ -107,7 +122,7 @@ def _container_status(container: Object, fate: Fate, now: datetime) -> Object:
         "ready": fate.healthy,
         "started": fate.healthy,
         "restartCount": fate.restarts,
-        "state": {"running": {"startedAt": _at(now)}},
+        "state": {"running": {"startedAt": _at(now - LONG_AGO)}},
     }
     if fate.exit_code:
         waiting = f"back-off 40s restarting failed container={container['name']}"
@@ -134,7 +149,7 @@ def event_of(pod: Object, container: str, reason: str, message: str) -> Object:
     meta = pod["metadata"]
     at = _at(datetime.now(UTC))
     return {
-        "metadata": {"name": f"{meta['name']}.{secrets.token_hex(8)}", "namespace": meta["namespace"]},
+        "metadata": {"name": f"{meta['name']}.{reason.lower()}", "namespace": meta["namespace"]},
         "involvedObject": {
             "apiVersion": "v1",
             "kind": "Pod",

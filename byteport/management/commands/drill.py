@@ -23,7 +23,7 @@ from runbooks.models import AgentAction, AgentSettings, VerificationSample
 from signals.models import SignalEvent, Status, TimelineEntry
 
 LOOK_S = 0.25
-END_PATIENCE_S = 120.0
+END_PATIENCE_S = 240.0
 ENDS = (Status.RESOLVED, Status.ESCALATED, Status.SIMULATED)
 
 
