@@ -5,32 +5,22 @@ deleted. The worker is the loop itself fed from the queue; that real pools survi
 """
 
 import multiprocessing
-import os
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
 
 import pytest
-from django.db import connection
-from django.db.backends.postgresql.base import DatabaseWrapper
-from django_q.signing import SignedPackage
 
-from byteport import loop, tasks
+from byteport import loop
 from byteport.core.clock import now
 from byteport.drills.drill import DRILLS
-from byteport.models import QueuedTask
 from runbooks import policy
 from runbooks.models import STARTED, AgentAction, RunbookPolicy
 from signals.ingest import ingest
 from signals.models import SignalEvent, Source, Status
 from signals.source import SOURCES, SourceConfig
+from tests.crash.worker import LEASE, Executioner, work
 from tests.processes import exit_code, forked
 
-LEASE = timedelta(seconds=0.3)
-PATIENCE_S = 90.0
 QUICK = {"verify_delay_s": 0.05, "verify_interval_s": 0.05, "verify_deadline_s": 30.0}
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -44,60 +34,6 @@ def _quick_times(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     # The same drills, made small: a hundred of them follow each other.
     monkeypatch.setattr("byteport.drills.volume.SIZE_BYTES", 6_000_000)
     monkeypatch.setattr("byteport.drills.disk_pressure.FILE_BYTES", 100_000)
-
-
-def work(until: Callable[[], bool]) -> None:
-    """A worker: takes due tasks from the queue and runs them; a task that was leased too long is taken again."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not until():
-        assert time.monotonic() < deadline, "the incident does not end"
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "UPDATE queued_tasks SET visible_at = clock_timestamp() + %s, attempts = attempts + 1 WHERE id ="
-                " (SELECT id FROM queued_tasks WHERE visible_at <= clock_timestamp() ORDER BY visible_at LIMIT 1"
-                "  FOR UPDATE SKIP LOCKED) RETURNING id, payload",
-                [LEASE],
-            )
-            taken = cursor.fetchone()
-        if taken is None:
-            time.sleep(0.02)
-            continue
-        task = SignedPackage.loads(taken[1])
-        getattr(tasks, task["func"].rpartition(".")[2])(*task["args"])
-        QueuedTask.objects.filter(pk=taken[0]).delete()
-
-
-class Executioner:
-    """Counts the boundaries (just before and just after each commit) and kills its own process at the chosen one."""
-
-    def __init__(self, kill_at: int | None, seen: Any) -> None:
-        self._seen = seen
-        self._kill_at = kill_at
-
-    def boundary(self) -> None:
-        self._seen.value += 1
-        if self._seen.value == self._kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def install(self) -> None:
-        commit = DatabaseWrapper._commit
-
-        def watched_commit(wrapper: DatabaseWrapper) -> None:
-            self.boundary()
-            commit(wrapper)
-            self.boundary()
-
-        DatabaseWrapper._commit = watched_commit
-        connection.execute_wrappers.append(self._autocommitted)
-
-    def _autocommitted(self, execute, sql, params, many, context):
-        writes = connection.get_autocommit() and not str(sql).lstrip().startswith("SELECT")
-        if writes:
-            self.boundary()
-        result = execute(sql, params, many, context)
-        if writes:
-            self.boundary()
-        return result
 
 
 def ended(event_id: int) -> bool:
