@@ -12,11 +12,13 @@ RUNTIME := .venv/.runtime-installed
 DEVELOPMENT := .venv/.development-installed
 
 TEST_WORKERS ?= 2
-BROWSER_PACKAGES := chromium fonts-dejavu-core
-SSHD_PACKAGE := openssh-server
+# A program, the packages that bring it, the tests that need it.
+TEST_PROGRAMS := 'chromium|chromium fonts-dejavu-core|the browser tests' \
+	'sshd|openssh-server|the tests of hosts reached by SSH' \
+	'prometheus-alertmanager|prometheus prometheus-alertmanager|the tests with a real Prometheus'
 ARGS ?=
 
-.PHONY: help setup run test lint bench lock clean browser sshd
+.PHONY: help setup run test lint bench lock clean programs
 
 help: ## Lists the targets.
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
@@ -28,7 +30,7 @@ setup: $(RUNTIME) ## Makes .venv with the exact requirements, the database and t
 run: $(RUNTIME) ## Runs all of BytePort on this machine until Ctrl-C.
 	@exec $(VENV_PYTHON) manage.py up $(ARGS)
 
-test: $(DEVELOPMENT) browser sshd ## Runs the tests.
+test: $(DEVELOPMENT) programs ## Runs the tests.
 	$(VENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 lint: $(DEVELOPMENT) ## Checks style, types, the order of imports, the chart's rights and missing migrations.
@@ -75,26 +77,16 @@ $(DEVELOPMENT): requirements-dev.txt $(RUNTIME) | .venv/bin/pip
 	@$(PIP) install --quiet --requirement requirements.txt --requirement requirements-dev.txt
 	@touch $@
 
-# Debian's own browser and fonts for the tests in tests/browser.
-browser:
-	@if command -v chromium >/dev/null; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo 'Installing $(BROWSER_PACKAGES) for the browser tests ...'; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		if apt-get update -qq >/dev/null && apt-get install -yqq --no-install-recommends $(BROWSER_PACKAGES) >/dev/null; \
-		then exit 0; fi; \
-	fi; \
-	echo 'Chromium is missing, so the browser tests (tests/browser) are skipped.'; \
-	echo 'To run them: sudo apt-get install $(BROWSER_PACKAGES)'
-
-# Debian's own sshd for the tests of hosts that are reached by SSH. The service itself is not started.
-sshd:
-	@if [ -x /usr/sbin/sshd ]; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo 'Installing $(SSHD_PACKAGE) for the tests of hosts reached by SSH ...'; \
-		export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
-		if apt-get update -qq >/dev/null && apt-get install -yqq --no-install-recommends $(SSHD_PACKAGE) >/dev/null; \
-		then exit 0; fi; \
-	fi; \
-	echo 'sshd is missing, so the tests of hosts reached by SSH are skipped.'; \
-	echo 'To run them, as root: apt-get install $(SSHD_PACKAGE)'
+# Debian's own programs that some tests need; those that are missing are skipped. No service is started.
+programs:
+	@for line in $(TEST_PROGRAMS); do \
+		IFS='|' read -r program packages tests <<< "$$line"; \
+		if PATH="$$PATH:/usr/sbin" command -v "$$program" >/dev/null; then continue; fi; \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing $$packages for $$tests ..."; \
+			export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; \
+			if apt-get update -qq >/dev/null && apt-get install -yqq --no-install-recommends $$packages >/dev/null; \
+			then continue; fi; \
+		fi; \
+		echo "$$program is missing, so $$tests are skipped. To run them, as root: apt-get install $$packages"; \
+	done

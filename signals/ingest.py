@@ -53,7 +53,7 @@ KEEP = """
     WHERE fingerprint = ANY(%s::uuid[]) AND status <> 'resolved' AND cleared_at IS NULL
     RETURNING id, translate(fingerprint::text, '-', '')"""
 
-# An open event takes note of a further firing at most every ten seconds, or when it turns critical.
+# An open event takes note of a further firing at most every ten seconds, or when it gets worse.
 OPEN_EVENTS = """
     INSERT INTO signal_events AS event (fingerprint, signal, resource, fleet, neighbourhood, unit, detail, source,
                                         severity, value, threshold, labels, detected_at, last_seen_at, due_at)
@@ -63,10 +63,12 @@ OPEN_EVENTS = """
     ON CONFLICT (fingerprint) WHERE status <> 'resolved' DO UPDATE
     SET repeats = event.repeats + 1, value = excluded.value, cleared_at = NULL,
         last_seen_at = greatest(event.last_seen_at, excluded.last_seen_at),
-        severity = CASE WHEN excluded.severity = 'critical' THEN 'critical' ELSE event.severity END
+        severity = CASE WHEN excluded.severity = 'critical' OR event.severity = 'info'
+                   THEN excluded.severity ELSE event.severity END
     WHERE excluded.last_seen_at > event.last_seen_at + interval '10 seconds'
        OR event.cleared_at IS NOT NULL
        OR (excluded.severity = 'critical' AND event.severity <> 'critical')
+       OR (excluded.severity = 'warning' AND event.severity = 'info')
     RETURNING id, repeats = 0 AS opened, translate(fingerprint::text, '-', ''), detected_at"""
 
 NOTE_OPENED = """

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from http import HTTPStatus
+from math import ceil
 from typing import Any, Protocol
 
 import structlog
@@ -18,7 +19,7 @@ from django.views.decorators.csrf import csrf_exempt
 from byteport.core.clock import now
 from byteport.core.errors import Permanent, Temporary
 from byteport.problem import ProblemError
-from signals import health
+from signals import health, limits
 from signals.ingest import Ingested
 from signals.intake import INTAKE, Delivery, ReplayError, SourceGoneError
 from signals.models import Source
@@ -112,6 +113,7 @@ def _taken(request: HttpRequest, row: Source, source: WebhookSource, body: bytes
     if isinstance(source, Confirming):
         _confirm(source, config, call)
     said = _parse(source, config, call, at)
+    _require_room(config, len(said))
     ingested = _keep(row, delivery_id, said)
     latest = max((min(one.at, at) for one in said), default=None)  # no clock is trusted beyond now
     health.called(row.slug, at=at, readings=len(said), latest=latest)
@@ -252,6 +254,13 @@ def _parse(source: WebhookSource, config: SourceConfig, call: Call, at: datetime
     if any(isinstance(one, Reading) and one.signal.startswith(OWN_SIGNALS) for one in said):
         raise ProblemError(HTTPStatus.BAD_REQUEST, f"Signals that begin with {OWN_SIGNALS} are BytePort's own.")
     return said
+
+
+def _require_room(config: SourceConfig, count: int) -> None:
+    wait_s = limits.wait_s(config.slug, count, limits.rate_of(config.options))
+    if wait_s > 0:
+        detail = "The source sends more than it may. Nothing of this call was kept; send it again."
+        raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(ceil(wait_s))})
 
 
 def _keep(row: Source, delivery_id: str | None, said: Sequence[Reading | Ending]) -> Ingested:

@@ -423,6 +423,20 @@ def test_a_defect_of_byteports_own_ends_with_a_person_and_is_named(platform, clo
     assert "ZeroDivisionError" in event.reason
 
 
+def test_what_is_for_information_only_is_kept_and_shown_and_calls_nobody_until_it_is_more(platform, clock):
+    def tell(severity: str) -> SignalEvent:
+        state, labels = State.FIRING, {"severity": severity}
+        ingest([Reading(signal="alert:x", resource=RESOURCE, at=datetime.now(UTC), state=state, labels=labels)])
+        return SignalEvent.objects.get()
+
+    event = tell("info")
+    assert advance(event) == "detected"
+    assert "information only" in event.reason
+    clock.shift(timedelta(minutes=11))
+    event = tell("warning")
+    assert advance(event) == "escalated"
+
+
 def test_an_event_that_is_held_is_not_touched_by_another_worker(platform, clock):
     event = fire()
     assert loop.claim(event.pk, datetime.now(UTC)) is not None
