@@ -363,7 +363,8 @@ def _told(result: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             text = ", ".join(_scalar(str(name), inner) for name, inner in islice(value.items(), FIGURES))
         elif isinstance(value, Sequence) and not isinstance(value, str):
-            text = ", ".join(_scalar("", inner) for inner in value[:3]) + (" …" if len(value) > 3 else "")
+            shown = list(filter(None, (_scalar("", inner) for inner in value[:3])))
+            text = ", ".join(shown) + (" …" if shown and len(value) > 3 else "")
         else:
             text = _scalar(key if key.endswith("_bytes") else "", value)
         if text.strip():

@@ -40,7 +40,7 @@ Reading verbs (they change nothing)
                main began), oom_score_adj (of biggest), critical (why it is never touched, or "")}],
                others {consumers, rss_bytes}
   restartable  args {"consumers": at most 5 {"kind", "name", "runtime"}}: the same list, each with pid and started
-               (of its main process), title, and refusal (why it is not restarted, or "")
+               (of its main process), title, refusal (why it is not restarted, or ""), unlabelled (only for that)
   annotations  present, annotations {key: value}, words [of byteport.io/auto-remediate]
   survey       what a clean-up would find: journal {bytes | null, reason}; rotated_logs and tmp, as the change
                verbs' results or {reason}; runtime "docker" | "crictl" | null, runtime_folder (of its images) | null;
@@ -67,7 +67,8 @@ Change verbs (they need an action_id; not so with dry_run, when they only count 
   restore_oom_score    puts back what adjust_oom_score has changed: restored [the same], left {reason: count}
   restart_unit         args {"unit", "pid", "started"}: systemctl try-restart, if this is its main process
   restart_container    args {"runtime" "docker" | "podman" | "crictl", "container", "pid", "started"}: likewise
-                       both: before and after {percent, available_bytes, rss_bytes}, pid, started (the new ones)
+                       both: title, percent_before, available_before_bytes, rss_before_bytes, all three as _after
+                       too, and its new main_process
 
 At most once. A change is written to the journal of actions before it begins. The same action_id never runs
 again: it gets the recorded answer ("replayed": true), or "refused" and the reason "running" or "interrupted".
@@ -192,6 +193,10 @@ class Skipped(Ended):
 
 class Refused(Ended):
     status = "refused"
+
+
+class Unlabelled(Refused):
+    """Only the owner's word is missing."""
 
 
 def done(result: Dict[str, Any], reason: str = "") -> Outcome:
@@ -874,9 +879,9 @@ def size_in(text: str, base: int) -> int:
 # -------------------------------------------------------------------------------------------- reading verbs
 
 
-def read_proc(path: str) -> str:
+def read_proc(path: str, proc: str = "/proc") -> str:
     try:
-        with open("/proc/" + path, encoding="utf-8", errors="replace") as file:
+        with open("%s/%s" % (proc, path), encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:
         return ""
@@ -906,9 +911,9 @@ def facts(ctx: Context) -> Outcome:
 def memory(ctx: Context) -> Outcome:
     if ctx.volume is not None:
         return done(drill_memory(ctx, ctx.volume))
-    lines = re.findall(r"^(\w+):\s+(\d+)", read_proc("meminfo"), re.MULTILINE)
+    lines = re.findall(r"^(\w+):\s+(\d+)", read_proc("meminfo", ctx.roots.proc), re.MULTILINE)
     kb = {key: int(value) for key, value in lines}
-    pages = dict(re.findall(r"^(pswpin|pswpout) (\d+)", read_proc("vmstat"), re.MULTILINE))
+    pages = dict(re.findall(r"^(pswpin|pswpout) (\d+)", read_proc("vmstat", ctx.roots.proc), re.MULTILINE))
     if "MemAvailable" not in kb or not kb.get("MemTotal"):
         raise Failed("/proc/meminfo does not say how much memory is available")
     return done(
@@ -926,7 +931,7 @@ def memory(ctx: Context) -> Outcome:
             "swap_in_pages": int(pages.get("pswpin", 0)),
             "swap_out_pages": int(pages.get("pswpout", 0)),
             "page_bytes": os.sysconf("SC_PAGE_SIZE"),
-            "pressure": parse_pressure(read_proc("pressure/memory")),
+            "pressure": parse_pressure(read_proc("pressure/memory", ctx.roots.proc)),
             "drills": memory_drills(ctx),
         }
     )
@@ -1808,7 +1813,7 @@ def consumer_of(ctx: Context, pid: str, processes: Dict[int, Process]) -> Consum
 def require_label(name: str, label: Optional[str]) -> None:
     if label != "safe":
         found = "it has none" if label is None else "it is %.40r" % label
-        raise Refused("%s does not carry the label byteport.restart=safe: %s" % (name, found))
+        raise Unlabelled("%s does not carry the label byteport.restart=safe: %s" % (name, found))
 
 
 def unit_label(about: Dict[str, str]) -> Optional[str]:
@@ -1939,12 +1944,12 @@ def restartable(ctx: Context) -> Outcome:
         raise Refused("consumers is not a list of at most %d" % RESTARTABLE)
     processes, answers = all_processes(ctx), []
     for one in wanted:
-        answer: Dict[str, Any] = {"pid": None, "started": None, "title": "", "refusal": ""}
+        answer: Dict[str, Any] = {"pid": None, "started": None, "title": "", "refusal": "", "unlabelled": False}
         try:
             found = checked_consumer(ctx, one, processes)
             answer.update(pid=found.main.pid, started=found.main.started, title=found.title)
         except Ended as no:
-            answer["refusal"] = no.outcome.reason
+            answer.update(refusal=no.outcome.reason, unlabelled=isinstance(no, Unlabelled))
         answers.append({**(one if isinstance(one, dict) else {}), **answer})
     return done({"consumers": answers})
 
@@ -2245,8 +2250,8 @@ def restart_unit(ctx: Context) -> Outcome:
     unit = ctx.request.args["unit"]
     found = require_same(ctx, checked_unit(ctx, unit, all_processes(ctx)))
     if ctx.request.dry_run:
-        return done(would_restart(ctx, found), "would restart %s" % found.title)
-    before = baseline(ctx, found.consumer)
+        return would_restart(ctx, found)
+    before = baseline(ctx, found.consumer, "before")
     if ctx.volume is not None:
         os.kill(found.main.pid, signal.SIGTERM)  # a child of the drill's supervisor, which starts it again
     else:
@@ -2270,8 +2275,8 @@ def restart_container(ctx: Context) -> Outcome:
     args = ctx.request.args
     found = require_same(ctx, checked_container(ctx, args["runtime"], args["container"], all_processes(ctx)))
     if ctx.request.dry_run:
-        return done(would_restart(ctx, found), "would restart %s" % found.title)
-    before, runtime, container = baseline(ctx, found.consumer), str(args["runtime"]), str(args["container"])
+        return would_restart(ctx, found)
+    before, runtime, container = baseline(ctx, found.consumer, "before"), str(args["runtime"]), str(args["container"])
     if runtime == "crictl":
         call(ctx, ["crictl", "stop", "--timeout", "30", container], RESTART_S)
         return came_back(ctx, found, before, lambda: pod_container_again(ctx, found.about, container))
@@ -2291,6 +2296,10 @@ def pod_container_again(ctx: Context, about: Dict[str, str], container: str) -> 
     return text_at(inspected(ctx, "crictl", ["inspect", "-o", "json", ids[0]]), "info", "pid") if ids else ""
 
 
+def would_restart(ctx: Context, found: Restartable) -> Outcome:
+    return done({"title": found.title, **baseline(ctx, found.consumer, "before")}, "would restart %s" % found.title)
+
+
 def require_same(ctx: Context, found: Restartable) -> Restartable:
     """Refused when another process is the main one by now than was found to leak."""
     wanted = (ctx.request.args["pid"], ctx.request.args["started"])
@@ -2300,30 +2309,30 @@ def require_same(ctx: Context, found: Restartable) -> Restartable:
     return found
 
 
-def baseline(ctx: Context, consumer: Optional[Consumer]) -> Dict[str, Any]:
-    """The host's memory, and the consumer's."""
+def baseline(ctx: Context, consumer: Consumer, when: str) -> Dict[str, Any]:
+    """The host's memory, and the consumer's, before or after."""
     figures = memory(ctx).result
-    rss = consumer.rss if consumer else None
-    return {"percent": round(figures["percent"], 1), "available_bytes": figures["available_bytes"], "rss_bytes": rss}
-
-
-def would_restart(ctx: Context, found: Restartable) -> Dict[str, Any]:
-    return {"title": found.title, "before": baseline(ctx, found.consumer), "after": None}
+    return {
+        "percent_" + when: round(figures["percent"], 1),
+        "available_%s_bytes" % when: figures["available_bytes"],
+        "rss_%s_bytes" % when: consumer.rss,
+    }
 
 
 def came_back(ctx: Context, found: Restartable, before: Dict[str, Any], again: Callable[[], str]) -> Outcome:
     """Waits until it runs with another main process than before."""
-    deadline = time.monotonic() + COME_BACK_S
-    result: Dict[str, Any] = {"title": found.title, "before": before, "after": None}
+    deadline, result = time.monotonic() + COME_BACK_S, {"title": found.title, **before}
     while time.monotonic() < deadline:
-        pid, processes = again(), all_processes(ctx)
+        try:
+            pid, processes = again(), all_processes(ctx)
+        except Failed as no:
+            raise Failed(no.outcome.reason, result) from None
         main = processes.get(int(pid)) if re.fullmatch(r"[1-9]\d{0,9}", pid) else None
         if main and (main.pid, main.started) != (found.main.pid, found.main.started):
-            after = baseline(ctx, consumer_of(ctx, pid, processes))
-            result.update(after=after, pid=main.pid, started=main.started)
-            return done(
-                result, "restarted %s: %s → %s" % (found.title, in_mb(before["rss_bytes"]), in_mb(after["rss_bytes"]))
-            )
+            result.update(baseline(ctx, consumer_of(ctx, pid, processes), "after"))
+            result["main_process"] = "%d, started at tick %d" % (main.pid, main.started)
+            sizes = (in_mb(result["rss_before_bytes"]), in_mb(result["rss_after_bytes"]))
+            return done(result, "restarted %s: %s → %s" % (found.title, *sizes))
         time.sleep(LOOK_S)
     raise Failed("%s did not come back within %g s" % (found.title, COME_BACK_S), result)
 

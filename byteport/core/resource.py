@@ -20,7 +20,7 @@ class ResourceRef(msgspec.Struct, frozen=True, order=True):
 
     platform: str  # "host", "kubernetes", "postgres"
     place: str  # the host's, cluster's or database server's name
-    kind: str  # "mount", "memory", "drill" (a volume made for a drill), "deployment", ...
+    kind: str  # "mount", "memory", "drill" (what a drill has made), "deployment", ...
     name: str
     namespace: str = ""
 
@@ -48,7 +48,7 @@ class ResourceRef(msgspec.Struct, frozen=True, order=True):
     def label(self) -> str:
         """For people: `/var on web-1`, `deployment shop/cart in prod`."""
         if self.platform == "host":
-            what = {"mount": self.name, "drill": f"drill volume {self.name}"}.get(self.kind, self.kind)
+            what = {"mount": self.name, "drill": f"drill {self.name}"}.get(self.kind, self.kind)
             return f"{what} on {self.place}"
         if self.platform == "postgres" and self.is_drill:
             return f"drill database {self.name}"

@@ -21,9 +21,13 @@ from runbooks.runbook import Diagnosis, ManualStep
 from runbooks.stage import Move
 from signals.models import ResolvedBy, Status
 from tests.incidents import scenes
-from tests.incidents.examples import ADVICE, CLEANUP_LOGS, START, TERMINATE_IDLE_CONNECTIONS, at, deed
+from tests.incidents.examples import ADVICE, CLEANUP_LOGS, ROLLING_RESTART, START, TERMINATE_IDLE_CONNECTIONS, at, deed
 
-EXAMPLES = {"cleanup_logs": CLEANUP_LOGS, "terminate_idle_connections": TERMINATE_IDLE_CONNECTIONS}
+EXAMPLES = {
+    "cleanup_logs": CLEANUP_LOGS,
+    "rolling_restart": ROLLING_RESTART,
+    "terminate_idle_connections": TERMINATE_IDLE_CONNECTIONS,
+}
 HANDED_OVER = "It did not help within 120 s: 84.0 % used, not below 80 %"
 ESCALATED = replace(
     CLEANUP_LOGS,

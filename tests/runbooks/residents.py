@@ -113,6 +113,8 @@ class Residents:
         self.proc, self.units, self.cgroups = house.base / "proc", house.base / "units", house.base / "cgroup"
         for folder in (self.proc, self.units, self.cgroups):
             folder.mkdir()
+        for name in ("meminfo", "vmstat", "pressure"):
+            (self.proc / name).symlink_to(f"/proc/{name}")
         house.roots = house.roots._replace(proc=str(self.proc), cgroups=str(self.cgroups), programs=str(house.bin))
         self._balloons: list[Balloon] = []
 

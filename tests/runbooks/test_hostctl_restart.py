@@ -62,9 +62,11 @@ def test_a_leaking_unit_is_restarted_for_real_and_memory_is_told_before_and_afte
     answer = restart(residents, leaky.pid, leaky.started)
     assert answer["status"] == "done", answer
     result = answer["result"]
-    assert result["before"]["rss_bytes"] > 60 * MB > 20 * MB > result["after"]["rss_bytes"]
-    assert 0 < result["after"]["percent"] < 100
-    assert result["pid"] != leaky.pid
+    assert result["rss_before_bytes"] > 60 * MB > 20 * MB > result["rss_after_bytes"]
+    assert 0 < result["percent_before"] < 100
+    assert 0 < result["percent_after"] < 100
+    assert result["available_after_bytes"] > 0
+    assert not result["main_process"].startswith(f"{leaky.pid},")
     assert leaky.process.wait(5) != 0, "it was ended"
     assert residents.restarts == [["try-restart", "--no-ask-password", "--no-block", "--job-mode=fail", "--", UNIT]]
 
@@ -237,7 +239,7 @@ def test_a_unit_that_does_not_come_back_in_time_is_a_failed_step(
     answer = restart(residents, shop, 1010)
     assert answer["status"] == "failed"
     assert "did not come back" in answer["reason"]
-    assert answer["result"]["before"]["rss_bytes"] > 0
+    assert answer["result"]["rss_before_bytes"] > 0
 
 
 def test_without_systemctl_the_step_is_skipped(residents: Residents, shop: int) -> None:
@@ -376,7 +378,7 @@ def test_a_labelled_container_is_restarted_through_its_runtime(residents: Reside
     noted = runtime(residents, name, [described(10)], [described(20)])
     answer = restart_container(residents, runtime=name)
     assert answer["status"] == "done", answer
-    assert answer["result"]["pid"] == 20
+    assert answer["result"]["main_process"] == "20, started at tick 1020"
     assert [line.split("|")[0] for line in noted.read_text().splitlines()][:2] == [
         f"inspect --type container {HEX}", f"restart -t 30 {HEX}",
     ]  # fmt: skip
@@ -519,7 +521,8 @@ def test_a_container_of_a_labelled_pod_is_stopped_and_the_kubelet_starts_it_agai
     noted = crictl(residents, pod())
     answer = restart_container(residents, runtime="crictl")
     assert answer["status"] == "done", answer
-    assert (answer["result"]["pid"], answer["result"]["title"]) == (20, "shop/web-5d4f-x/web")
+    assert answer["result"]["main_process"] == "20, started at tick 1020"
+    assert answer["result"]["title"] == "shop/web-5d4f-x/web"
     assert f"stop --timeout 30 {HEX}" in noted.read_text()
 
 
@@ -567,10 +570,19 @@ def test_what_may_be_restarted_is_told_beforehand_with_the_reasons_against_the_r
     ]
     answer = residents.house.run("restartable", args={"consumers": wanted})
     found = answer["result"]["consumers"]
+    assert not any(one["unlabelled"] for one in found)
     assert [(one["pid"], one["title"], bool(one["refusal"])) for one in found] == [
         (30, UNIT, False), (10, "shop-web", False), (None, "", True), (None, "", True), (None, "", True),
     ]  # fmt: skip
     assert residents.restarts == []
+
+
+def test_what_lacks_only_the_label_is_told_apart(residents: Residents) -> None:
+    residents.unit(UNIT, residents.made_up(30, cgroup=SHOP), label=None)
+    wanted = [{"kind": "unit", "name": UNIT, "runtime": ""}]
+    [found] = residents.house.run("restartable", args={"consumers": wanted})["result"]["consumers"]
+    assert found["unlabelled"] is True
+    assert "does not carry the label" in found["refusal"]
 
 
 @pytest.mark.parametrize("wanted", [None, {}, "x", [{}] * 6, [1], [{"kind": "unit"}]])
