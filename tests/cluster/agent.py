@@ -46,9 +46,8 @@ def configure(*, dry_run: bool = False) -> None:
     Source.objects.update_or_create(slug="kubernetes", defaults={"kind": "kubernetes_events"})
 
 
-@contextmanager
-def watching(kubeconfig: str) -> Iterator[None]:
-    """The watcher, as `manage.py watch` runs it, with credentials of its own."""
+def start_watcher(kubeconfig: str) -> int:
+    """The watcher in a process of its own, as `manage.py watch` runs it, with credentials of its own. Its pid."""
 
     def body() -> None:
         settings.KUBECONFIG = kubeconfig
@@ -56,7 +55,12 @@ def watching(kubeconfig: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         Watch().run(stop)
 
-    pid = forked(body)
+    return forked(body)
+
+
+@contextmanager
+def watching(kubeconfig: str) -> Iterator[None]:
+    pid = start_watcher(kubeconfig)
     try:
         yield
     finally:
@@ -73,16 +77,17 @@ class Player(Protocol):
 
 
 class Agent:
-    """The loop, for the events of the players' namespaces."""
+    """The loop, for the events of the players' namespaces. Asked for, and waited for, are those of one signal."""
 
-    def __init__(self, place: str, *players: Player) -> None:
+    def __init__(self, place: str, signal: str, *players: Player) -> None:
+        self._signal = signal
         self._players = players
         self._ours = tuple({f"kubernetes/{place}/{player.namespace}/" for player in players})
 
     def event(self, name: str, *, kind: str = "deployment") -> SignalEvent | None:
         """The latest event of an object of ours."""
-        mine = SignalEvent.objects.filter(resource__in=[f"{ours}{kind}/{name}" for ours in self._ours])
-        return mine.order_by("-pk").first()
+        resources = [f"{ours}{kind}/{name}" for ours in self._ours]
+        return SignalEvent.objects.filter(signal=self._signal, resource__in=resources).order_by("-pk").first()
 
     def run(self, name: str, *until: str, kind: str = "deployment") -> SignalEvent:
         """Works until an event of `name` has come to one of these statuses."""

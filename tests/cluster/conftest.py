@@ -38,9 +38,9 @@ def agent(kubeconfigs: dict[str, str], settings, transactional_db: None) -> Iter
     configure()
     with ExitStack() as stack:
 
-        def start(*players: Player) -> Agent:
+        def start(signal: str, *players: Player) -> Agent:
             stack.enter_context(watching(kubeconfigs["watch"]))
-            return Agent(PLACE, *players)
+            return Agent(PLACE, signal, *players)
 
         yield start
     forget(PLACE)

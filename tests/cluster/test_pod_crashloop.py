@@ -13,6 +13,8 @@ from tests.cluster.kubelet import HEALTHY, OOM, crashing
 from tests.cluster.live import STRATEGIC
 from tests.cluster.objects import OPT_IN, memory, workload
 
+SIGNAL = "pod_crashloop"
+
 RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 ENDED_FROM_OUTSIDE = crashing(143)  # SIGTERM: what it needed was away, or a probe failed
 ENDED_FOR_NO_KNOWN_REASON = crashing(1)
@@ -50,7 +52,7 @@ def test_a_crash_loop_that_a_restart_cures_is_resolved(live, stage, agent, kind)
         workload("web", kind=kind, podManagementPolicy="Parallel") if kind == "StatefulSet" else workload("web"),
         kubelet.namespace,
     )
-    event = agent(kubelet).run("web", kind=kind.lower())
+    event = agent(SIGNAL, kubelet).run("web", kind=kind.lower())
     assert (event.status, event.resolved_by) == ("resolved", "byteport"), event.reason
     [action] = event.actions.all()
     assert (action.action, action.status) == ("kubernetes.rollout_restart", "done")
@@ -64,7 +66,7 @@ def test_what_ran_out_of_memory_gets_twice_the_limit_and_its_request_stays(live,
     kubelet = stage("crashloop")
     kubelet.fate = with_too_little
     live.create("deployments", workload("web", resources=memory("64Mi", "32Mi")), kubelet.namespace)
-    event = agent(kubelet).run("web")
+    event = agent(SIGNAL, kubelet).run("web")
     assert (event.status, event.resolved_by) == ("resolved", "byteport"), event.reason
     found = live.get("deployments", "web", kubelet.namespace)
     [container] = found["spec"]["template"]["spec"]["containers"]
@@ -76,7 +78,7 @@ def test_a_limit_is_doubled_once_and_never_again(live, stage, agent):
     kubelet = stage("crashloop")
     kubelet.fate = with_too_little
     live.create("deployments", workload("web", resources=memory("64Mi", "32Mi")), kubelet.namespace)
-    running = agent(kubelet)
+    running = agent(SIGNAL, kubelet)
     first = running.run("web", "resolved")
     kubelet.fate = lambda pod: OOM
     running.work(lambda: running.event("web").pk != first.pk)
@@ -90,7 +92,7 @@ def test_a_crash_of_unknown_cause_is_handed_over(live, stage, agent):
     kubelet = stage("crashloop")
     kubelet.fate = lambda pod: ENDED_FOR_NO_KNOWN_REASON
     live.create("deployments", workload("web"), kubelet.namespace)
-    event = agent(kubelet).run("web")
+    event = agent(SIGNAL, kubelet).run("web")
     assert event.status == "escalated"
     assert "exit code 1" in event.reason
     assert is_untouched(live, kubelet.namespace)
@@ -100,7 +102,7 @@ def test_a_restart_that_does_not_help_is_handed_over(live, stage, agent):
     kubelet = stage("crashloop")
     kubelet.fate = lambda pod: ENDED_FROM_OUTSIDE
     live.create("deployments", workload("web"), kubelet.namespace)
-    event = agent(kubelet).run("web")
+    event = agent(SIGNAL, kubelet).run("web")
     assert event.status == "escalated"
     assert [action.status for action in event.actions.all()] == ["done"]
 
@@ -109,7 +111,7 @@ def test_without_the_opt_in_nothing_is_done_and_the_command_that_gives_it_is_tol
     kubelet = stage("rollback")  # another word
     kubelet.fate = until_restarted
     live.create("deployments", workload("web"), kubelet.namespace)
-    event = agent(kubelet).run("web")
+    event = agent(SIGNAL, kubelet).run("web")
     assert event.status == "escalated"
     assert "opt_in" in event.reason
     assert f"kubectl annotate namespace {kubelet.namespace} {OPT_IN}=rollback,crashloop --overwrite" in event.reason
@@ -121,7 +123,7 @@ def test_the_opt_in_taken_back_at_the_last_moment_stops_it(live, stage, agent, m
     kubelet = stage("crashloop")
     kubelet.fate = until_restarted
     live.create("deployments", workload("web"), kubelet.namespace)
-    running = agent(kubelet)
+    running = agent(SIGNAL, kubelet)
     running.run("web", moment)
     live.patch("namespaces", kubelet.namespace, "", {"metadata": {"annotations": {OPT_IN: None}}})
     event = running.run("web")
@@ -134,7 +136,7 @@ def test_a_persons_change_after_detection_stops_it(live, stage, agent):
     kubelet = stage("crashloop")
     kubelet.fate = until_restarted
     live.create("deployments", workload("web"), kubelet.namespace)
-    running = agent(kubelet)
+    running = agent(SIGNAL, kubelet)
     running.run("web", "diagnosed")
     environment = [{"name": "app", "env": [{"name": "FIXED", "value": "yes"}]}]
     change = {"spec": {"template": {"spec": {"containers": environment}}}}
@@ -151,7 +153,7 @@ def test_in_dry_run_it_says_what_it_would_do_and_does_nothing(live, stage, agent
     kubelet = stage("crashloop")
     kubelet.fate = until_restarted
     live.create("deployments", workload("web"), kubelet.namespace)
-    event = agent(kubelet).run("web")
+    event = agent(SIGNAL, kubelet).run("web")
     assert event.status == "simulated", event.reason
     [action] = event.actions.all()
     assert "dry run accepts it" in action.message
@@ -163,6 +165,6 @@ def test_a_bare_pod_is_left_alone(live, stage, agent):
     kubelet.fate = lambda pod: ENDED_FROM_OUTSIDE
     template = workload("lonely")["spec"]["template"]
     live.create("pods", {**template, "metadata": {"name": "lonely"}}, kubelet.namespace)
-    event = agent(kubelet).run("lonely", kind="pod")
+    event = agent(SIGNAL, kubelet).run("lonely", kind="pod")
     assert event.status == "escalated"
     assert not event.actions.exists()
