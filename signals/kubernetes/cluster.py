@@ -34,6 +34,7 @@ class Judged(msgspec.Struct):
 
     resource: ResourceRef
     state: State | None = None
+    stable: int | None = None  # the revision of a Deployment that was last seen fully available
     certificate: Certificate | None = None
 
 

@@ -5,9 +5,10 @@ from datetime import datetime
 
 from byteport.clients.kubernetes.paths import path_of
 from signals.kubernetes.cluster import Cluster, Judged
-from signals.kubernetes.judgements import Judgement, of_certificate, of_deployment
+from signals.kubernetes.judgements import Judgement, of_certificate, of_deployment, stable_revision
 from signals.kubernetes.objects import Certificate, Deployment, Event, Pod
 from signals.kubernetes.pods import CRASH_LOOP
+from signals.kubernetes.revisions import STABLE
 from signals.reading import State
 
 LOOPS, FAILED, EXPIRES = "pod_crashloop", "deployment_failed", "certificate_expiry"
@@ -90,7 +91,18 @@ class DeploymentFeed:
             if judgement is not None and judgement.state is not judged.state:
                 judged.state = judgement.state
                 cluster.note_reading(cluster.reading(FAILED, resource, judgement, at))
+            self._note_stable(found, judged, at)
         return None
+
+    def _note_stable(self, found: Deployment, judged: Judged, at: datetime) -> None:
+        """Remembers which revision has worked, for when a later one does not."""
+        stable = stable_revision(found)
+        if stable is not None and stable != judged.stable:
+            judged.stable = stable
+            measured, uid = Judgement(State.MEASURED), found.metadata.uid
+            self._cluster.note_reading(
+                self._cluster.reading(STABLE, judged.resource, measured, at, detail=uid, value=float(stable))
+            )
 
     def _gone(self, uid: str, at: datetime) -> None:
         judged = self._cluster.deployments.pop(uid, None)

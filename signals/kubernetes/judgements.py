@@ -34,11 +34,21 @@ def of_deployment(deployment: Deployment) -> Judgement | None:
         available = deployment.condition("Available")
         serves = available is not None and available.status == "True"
         labels = {"reason": progressing.reason, "message": progressing.message, "generation": str(meta.generation)}
-        if meta.annotations and meta.annotations.revision:
-            labels["revision"] = meta.annotations.revision
+        if meta.revision:
+            labels["revision"] = meta.revision
         severity = Severity.WARNING if serves else Severity.CRITICAL
         return Judgement(State.FIRING, {**labels, "available": str(serves).lower(), "severity": severity.value})
     return None
+
+
+def stable_revision(deployment: Deployment) -> int | None:
+    """The number of the revision that is rolled out and fully available; None where that cannot be said just now."""
+    judgement, text = of_deployment(deployment), deployment.metadata.revision
+    replicas = deployment.spec.replicas
+    is_whole = 0 < replicas <= deployment.status.available_replicas
+    if judgement is None or judgement.state is not State.RESOLVED or not is_whole:
+        return None
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def of_certificate(certificate: Certificate, now: datetime) -> Judgement | None:

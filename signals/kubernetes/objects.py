@@ -44,6 +44,11 @@ class Meta(Part, frozen=True):
     owner_references: tuple[Owner, ...] | None = None
 
     @property
+    def revision(self) -> str:
+        """Of a Deployment; empty for none."""
+        return self.annotations.revision if self.annotations else ""
+
+    @property
     def controller(self) -> Owner | None:
         """What manages this object, by its owner references."""
         return next((owner for owner in self.owner_references or () if owner.controller), None)
@@ -175,10 +180,16 @@ class Event(Object, frozen=True):
 
 class DeploymentStatus(Part, frozen=True):
     observed_generation: int = 0
+    available_replicas: int = 0
     conditions: tuple[Condition, ...] | None = None
 
 
+class DeploymentSpec(Part, frozen=True):
+    replicas: int = 1
+
+
 class Deployment(Object, frozen=True):
+    spec: DeploymentSpec = DeploymentSpec()
     status: DeploymentStatus = DeploymentStatus()
 
     def condition(self, kind: str) -> Condition | None:
