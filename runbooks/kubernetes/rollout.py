@@ -4,7 +4,7 @@ https://github.com/kubernetes/kubectl/blob/master/pkg/polymorphichelpers/rollout
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from runbooks.kubernetes.names import DEADLINE_EXCEEDED
 from runbooks.kubernetes.names import PROGRESSING as PROGRESSING_CONDITION
@@ -12,6 +12,7 @@ from runbooks.kubernetes.objects import Pod, Workload, condition
 from runbooks.runbook import Progress, ProgressState
 
 COMPLETE, PROGRESSING, STUCK = ProgressState.COMPLETE, ProgressState.PROGRESSING, ProgressState.STUCK
+MARGIN = timedelta(seconds=25)
 CRASHES_AGAIN = 3  # restarts of a new pod after which it is in a crash loop as before
 
 
@@ -85,10 +86,15 @@ RULES: Mapping[str, Callable[[Workload, datetime], Progress]] = {
 
 
 def crashes_again(pod: Pod, since: datetime) -> bool:
-    """Whether a pod made after `since` has restarted so often that the change has not helped."""
+    """Whether a pod of the change has restarted so often that the change has not helped.
+
+    Times of creation are whole seconds on another machine's clock. A pod of before that has restarted so often is older
+    than the margin: the kubelet waits 10 s, then 20 s, before it tries again.
+    """
     made = pod.metadata.creation_timestamp
     statuses = pod.status.container_statuses
-    return made is not None and made >= since and any(one.restart_count >= CRASHES_AGAIN for one in statuses)
+    is_new = made is not None and made >= since - MARGIN
+    return is_new and any(one.restart_count >= CRASHES_AGAIN for one in statuses)
 
 
 def waiting_reasons(pod: Pod) -> list[str]:

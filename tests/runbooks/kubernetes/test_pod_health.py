@@ -169,8 +169,8 @@ def test_a_daemon_set_is_judged_by_kubectls_rules():
 
 def test_new_pods_that_crash_as_well_mean_that_it_is_stuck():
     old = pod("old", containerStatuses=[container("app", 9, **CRASHED)])
-    new = pod("new", metadata={"creationTimestamp": at(1)}, containerStatuses=[container("app", 2, **CRASHED)])
-    looping = pod("new", metadata={"creationTimestamp": at(1)}, containerStatuses=[container("app", 3, **CRASHED)])
+    new = pod("new", metadata={"creationTimestamp": at(-1)}, containerStatuses=[container("app", 2, **CRASHED)])
+    looping = pod("new", metadata={"creationTimestamp": at(-1)}, containerStatuses=[container("app", 3, **CRASHED)])
     busy = deployment(**{**DONE, "availableReplicas": 0})
     assert progress_of("deployment", busy, NOW, [old, new]).state is PROGRESSING
     found = progress_of("deployment", busy, NOW, [old, looping])
