@@ -28,7 +28,7 @@ from runbooks.actions.kubernetes_fence import FIELD_MANAGER, ClusterCall, Cluste
 from runbooks.actions.kubernetes_patches import Patch
 from runbooks.kubernetes import reads
 from runbooks.kubernetes.memory import original_limits
-from runbooks.kubernetes.names import ISSUING, LAST_ACTION, TEMPLATE_HASH
+from runbooks.kubernetes.names import ISSUING, LAST_ACTION
 from runbooks.kubernetes.objects import Certificate, Meta, Raw, Workload, condition, read_as
 
 TIMEOUT_S = 30.0
@@ -201,14 +201,7 @@ def prepare_rollback(live: Raw, call: ActionCall) -> Patch | str:
     found = next((one for one in owned if _meta(one).name == params.replica_set), None)
     if found is None:
         return f"The ReplicaSet {params.replica_set} is gone"
-    return patches.rollback(live, call.id, template_of(found))
-
-
-def template_of(replica_set: Raw) -> Raw:
-    """Its pod template as a Deployment has it: without the hash that the controller adds."""
-    template, metadata = replica_set["spec"]["template"], replica_set["spec"]["template"].get("metadata", {})
-    labels = {key: value for key, value in metadata.get("labels", {}).items() if key != TEMPLATE_HASH}
-    return {**template, "metadata": {**metadata, "labels": labels}}
+    return patches.rollback(live, call.id, reads.template_of(found))
 
 
 def prepare_renewal(live: Raw, call: ActionCall) -> Patch | str:

@@ -10,6 +10,7 @@ from byteport.clients.kubernetes import reader
 from byteport.clients.kubernetes.errors import Forbidden, NotFound, Unreadable
 from byteport.clients.kubernetes.paths import path_of, path_of_resource
 from byteport.core.resource import ResourceRef
+from runbooks.kubernetes.names import TEMPLATE_HASH
 from runbooks.kubernetes.objects import Meta, Namespace, Pod, Raw, ReplicaSet, Selector, Workload, read_as
 
 WORKLOADS = ("deployment", "statefulset", "daemonset")
@@ -64,6 +65,13 @@ def applications(place: str) -> list[Raw] | None:
         return []
     except (Forbidden, Unreadable):
         return None
+
+
+def template_of(replica_set: Raw) -> Raw:
+    """Its pod template as a Deployment has it: without the hash that the controller adds."""
+    template, metadata = replica_set["spec"]["template"], replica_set["spec"]["template"].get("metadata", {})
+    labels = {key: value for key, value in metadata.get("labels", {}).items() if key != TEMPLATE_HASH}
+    return {**template, "metadata": {**metadata, "labels": labels}}
 
 
 def selector_text(selector: Selector) -> str:

@@ -18,6 +18,7 @@ from runbooks.action import ACTIONS
 from runbooks.actions import kubernetes, kubernetes_patches
 from runbooks.actions.fence import opened
 from runbooks.actions.kubernetes_fence import RULES, ClusterPermit, StaleError, path_of
+from runbooks.kubernetes import reads
 from tests.kubernetes.standin import PLACE
 from tests.runbooks.shop import ago, certificate, failed_web, leaky, namespace, ref, workload
 
@@ -209,7 +210,7 @@ def test_what_is_being_deleted_is_left_alone(shop):
 
 
 def earlier(shop) -> dict:
-    return kubernetes.template_of(shop.store.get("replicaset", "shop", "web-7b46c4b544"))
+    return reads.template_of(shop.store.get("replicaset", "shop", "web-7b46c4b544"))
 
 
 def bounded(shop) -> dict:
