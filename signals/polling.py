@@ -36,7 +36,8 @@ def poll_once(row: Source, at: datetime) -> Ingested:
     """Asks one source and ingests what it says. Raises Temporary or Permanent after noting it at the source."""
     source = SOURCES.get(row.kind)
     if not isinstance(source, PollSource):
-        raise Permanent(f"{row.slug} is not a source that can be polled: it calls BytePort by itself.")
+        why = "manage.py watch follows it" if isinstance(source, StreamSource) else "it calls BytePort by itself"
+        raise Permanent(f"{row.slug} is not a source that can be polled: {why}.")
     try:
         readings = source.poll(health.config_of(row), at)
     except BytePortError as error:

@@ -18,6 +18,8 @@ from signals.kubernetes.workloads import Workloads
 from signals.reading import Reading, State
 
 MESSAGE_CHARS = 500
+REPEATS_S = 10.0
+KEPT = 20_000
 
 Finding = Crash | Event
 
@@ -52,15 +54,23 @@ class Cluster:
         self.events_version = state.events_version
         self._findings: dict[tuple[str, ...], Finding] = {}  # of each thing the latest, so that it has bounds
         self._readings: dict[str, Reading] = {}
+        self._noted_at: dict[tuple[str, ...], float] = {}
         self._wake = wake
 
     def note_crashes(self, crashes: Iterable[Crash]) -> None:
         for crash in crashes:
             self._note(("crash", crash.pod.uid, crash.container), crash)
 
-    def note_event(self, event: Event) -> None:
-        involved = event.involved_object
-        self._note(("event", involved.uid or involved.name, event.container, event.reason), event)
+    def note_event(self, event: Event, at: datetime) -> None:
+        """An event that repeats itself within seconds is noted once."""
+        involved, now = event.involved_object, at.timestamp()
+        key = ("event", involved.uid or involved.name, event.container, event.reason)
+        if now - self._noted_at.get(key, 0.0) < REPEATS_S:
+            return
+        if len(self._noted_at) >= KEPT:
+            self._noted_at = {kept: then for kept, then in self._noted_at.items() if now - then < REPEATS_S}
+        self._noted_at[key] = now
+        self._note(key, event)
 
     def _note(self, key: tuple[str, ...], finding: Finding) -> None:
         with self.lock:

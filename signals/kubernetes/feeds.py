@@ -59,7 +59,7 @@ class EventFeed:
             return None
         kind = found.involved_object.kind
         if (kind == "Pod" and found.reason in OF_PODS) or (kind == "Node" and found.reason in OUT_OF_MEMORY):
-            self._cluster.note_event(found)
+            self._cluster.note_event(found, at)
         return (at - found.at).total_seconds() if found.at else None
 
     def listed(self, uids: Iterable[str], at: datetime) -> None:

@@ -182,7 +182,7 @@ class Follower:
         return Followed(place, self._slug, decoded(self._channel.recall(place)), self._wake)
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set. Raises RuntimeError when a stream has died, which none should."""
+        """Until `stop` is set. Raises Permanent when a stream has died, which none should."""
         for followed in self.clusters:
             followed.start()
         try:
@@ -227,7 +227,7 @@ class Follower:
         for followed in self.clusters:
             for thread in followed.threads:
                 if not thread.is_alive():
-                    raise RuntimeError(f"the stream {thread.name} has ended by a fault of its own")
+                    raise Permanent(f"The stream {thread.name} has ended by a fault of BytePort's own: see its log.")
 
     def _leave(self) -> None:
         for followed in self.clusters:

@@ -105,7 +105,7 @@ class PodBook:
         known.ready_since = ready.timestamp() if ready else 0.0
         known.finished = pod.status.phase in FINISHED or pod.metadata.deletion_timestamp is not None
         crashes = [self._look(known, status, pod, now, first_look) for status in pod.containers]
-        return [crash for crash in crashes if crash]
+        return [] if known.finished else [crash for crash in crashes if crash]
 
     def _new(self, pod: Pod) -> Known:
         meta = pod.metadata
@@ -180,7 +180,7 @@ class PodBook:
         """The crash loops that go on and were not told of for a while."""
         now = at.timestamp()
         for known in self.pods.values():
-            for name, container in (known.containers or {}).items():
+            for name, container in () if known.finished else (known.containers or {}).items():
                 if container.waits_for == CRASH_LOOP and now - container.told_at >= REPEAT_S:
                     yield self._crash(known, name, container, now)
 

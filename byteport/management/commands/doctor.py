@@ -34,7 +34,7 @@ from incidents.handover import hand_over, what_to_set
 from runbooks.policy import agent_settings, is_switched_on
 from runbooks.runbook import RUNBOOKS
 from signals.models import Source
-from signals.source import SOURCES
+from signals.source import SOURCES, StreamSource
 
 MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 LOW_SPACE_BYTES = 1_000_000_000
@@ -151,7 +151,9 @@ def sources() -> Iterator[Finding]:
         if row.last_error and (
             row.last_success_at is None or (row.last_error_at and row.last_error_at > row.last_success_at)
         ):
-            yield Finding(name, "fail", row.last_error, f"manage.py poll {row.slug} tries it now")
+            followed = isinstance(SOURCES.get(row.kind), StreamSource)
+            fix = "manage.py watch tries it again and again" if followed else f"manage.py poll {row.slug} tries it now"
+            yield Finding(name, "fail", row.last_error, fix)
         elif row.last_success_at is None:
             yield Finding(
                 name, "warn", "nothing has come in yet", "It fills itself once watch runs, or its sender calls."

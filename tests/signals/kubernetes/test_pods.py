@@ -106,6 +106,15 @@ def test_a_crash_loop_that_goes_on_is_told_again_after_a_while():
     assert list(book.lasting(at(6.1))) == []
 
 
+def test_a_pod_that_is_being_deleted_or_has_ended_says_nothing():
+    for part, fields in (("metadata", {"deletionTimestamp": stamp(START)}), ("status", {"phase": "Failed"})):
+        raw = msgspec.to_builtins(pod(5, waits="CrashLoopBackOff", created=-5))
+        raw[part] |= fields
+        book = PodBook()
+        assert book.take(msgspec.convert(raw, Pod), START) == []
+        assert list(book.lasting(at(10))) == []
+
+
 # --- over a restart of the watcher
 
 

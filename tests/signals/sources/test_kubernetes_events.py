@@ -224,6 +224,26 @@ def test_an_event_about_a_pod_that_is_gone_says_nothing(cluster):
 
 
 @real_database
+def test_a_node_out_of_memory_is_told_to_people(cluster):
+    with watching():
+        settled()
+        event = backoff(reason="SystemOOM", message="System OOM encountered, victim process: java, pid: 4711")
+        cluster.store.put("event", event | {"involvedObject": {"kind": "Node", "name": "node-a", "uid": "node-a"}})
+        found = opened("kubernetes:SystemOOM")
+    assert found.resource == f"kubernetes/{PLACE}/node/node-a"
+
+
+def test_an_event_that_repeats_itself_is_looked_at_once(cluster):
+    with following() as channel:
+        connected(channel)
+        for _ in range(5):
+            cluster.store.put("event", backoff())
+        until(lambda: channel.streams[f"{PLACE}/events"].events == 5, "the events")
+        time.sleep(0.3)
+    assert len([seen for seen in cluster.seen if seen.right == "pods: get"]) == 1
+
+
+@real_database
 def test_an_image_that_cannot_be_pulled_is_no_crash_loop_and_is_told_under_a_name_of_its_own(cluster):
     cluster.store.put("pod", pod(ready=False, waits="ImagePullBackOff"))
     with watching():
@@ -529,20 +549,3 @@ def test_without_a_cluster_the_source_says_what_to_do(settings):
     settings.KUBECONFIG = ""
     with watching():
         until(lambda: Source.objects.filter(last_error__contains="BYTEPORT_KUBECONFIG").exists(), "the error")
-
-
-@real_database
-def test_only_what_the_source_has_declared_is_read(cluster):
-    cluster.kinds.add("podmetrics")
-    cluster.store.put("pod", pod(1, ready=False, waits="CrashLoopBackOff"))
-    with watching():
-        settled()
-        cluster.store.put("event", backoff() | {"involvedObject": {"kind": "Pod", "namespace": "shop", "name": "gone"}})
-        until(lambda: any(seen.right == "pods: get" for seen in cluster.seen), "a look at a pod")
-        opened("pod_crashloop")
-    declared = {
-        "events: list", "events: watch", "pods: get", "pods: list", "pods: watch", "apps/deployments: list",
-        "apps/deployments: watch", "apps/replicasets: get", "cert-manager.io/certificates: list",
-        "cert-manager.io/certificates: watch", "metrics.k8s.io/pods: list",
-    }  # fmt: skip
-    assert {seen.right for seen in cluster.seen} == declared
