@@ -2583,6 +2583,7 @@ def enter_host() -> None:
     """Makes the host's / our own. All that is needed of Python has been loaded before: the host may have none."""
     for name in ("ascii", "utf-8"):
         codecs.lookup(name)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # its pod may be removed while it is at work
     os.chroot(HOST_ROOT)
     os.chdir("/")
 

@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +19,7 @@ import pytest
 PATIENCE_S = 20
 FOLDERS = ("var/log", "tmp", "etc/byteport", "var/lib/byteport-agent", "run/byteport-agent")
 DAY_S = 86_400
+HOLDER = "import sys, time; file = open(sys.argv[1]); print(flush=True); time.sleep(600)"
 
 
 def why_not() -> str:
@@ -110,6 +112,19 @@ class Machine:
         """Files of 1 MB and of that age; rotated logs unless it is told otherwise."""
         for number in range(files):
             old_file(self.inside / name.format(number), days, 1_000_000)
+
+    @contextmanager
+    def holding(self, path: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A process on it that holds a file open."""
+        inside = ["nsenter", "-t", str(self.process.pid), "-m", "--"]
+        holder = subprocess.Popen([*inside, "python3", "-c", HOLDER, path], stdout=subprocess.PIPE)
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline()
+            yield holder
+        finally:
+            holder.kill()
+            holder.wait()
 
     def stop(self) -> None:
         self.end()

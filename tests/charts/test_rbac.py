@@ -7,6 +7,8 @@ from itertools import chain, combinations
 
 import pytest
 
+from byteport.clients.hosts.node import PERMISSIONS
+from byteport.core.permissions import cluster_permissions
 from runbooks import rbac
 from runbooks.chart import built_in, switch_of
 from tests.charts.rendering import EVERYTHING, NAMESPACE, NOTHING, PROCESSES, environment, one, pods, render
@@ -86,17 +88,25 @@ def test_a_runbook_of_another_package_adds_the_rules_that_are_given_for_it():
 def test_node_access_is_off_and_once_on_ends_at_this_namespace():
     assert [each for each in render() if each["kind"] in ("Role", "RoleBinding")] == []
     objects = render({"nodeAccess": {"enabled": True}})
-    assert set(triples(one(objects, "Role")["rules"])) == {
-        ("batch", "jobs", "create"),
-        ("batch", "jobs", "get"),
-        ("batch", "jobs", "delete"),
-        ("", "pods", "list"),
-        ("", "pods/log", "get"),
+    nodes = one(objects, "ClusterRole", "ops:byteport:nodes")
+    rights = {*triples(one(objects, "Role")["rules"]), *triples(nodes["rules"])}
+    assert rights == {
+        (need.group, need.resource, verb) for need in cluster_permissions(PERMISSIONS) for verb in need.verbs
     }
     binding = one(objects, "RoleBinding")
     assert {subject["name"] for subject in binding["subjects"]} == {"byteport-worker", "byteport-watch"}
     assert {subject["namespace"] for subject in binding["subjects"]} == {NAMESPACE}
-    assert granted(objects, "worker") == granted(render(), "worker")
+    assert granted(objects, "worker") == granted(render(), "worker") | {("", "nodes", "get")}
+    assert granted(objects, "web") == set()
+
+
+def test_node_access_tells_the_worker_which_image_and_namespace_its_jobs_have():
+    told = environment(pods(render(EVERYTHING))["agent-worker"], render(EVERYTHING))
+    image = EVERYTHING["image"]
+    assert told["BYTEPORT_NODE_IMAGE"] == f"{image['repository']}@{image['digest']}"
+    assert told["BYTEPORT_NODE_PULL_SECRETS"] == "registry"
+    assert told["BYTEPORT_NAMESPACE"] == NAMESPACE
+    assert "BYTEPORT_NODE_IMAGE" not in environment(pods(render())["byteport-worker"], render())
 
 
 def test_two_releases_of_one_name_in_two_namespaces_share_no_role():

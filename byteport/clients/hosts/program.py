@@ -1,5 +1,7 @@
 """The program that goes to hosts, and the answer in what comes back."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -24,3 +26,12 @@ def decode(stdout: bytes, code: int | None, stderr: bytes) -> HostAnswer:
     except msgspec.DecodeError as error:
         said = stderr.decode(errors="replace").strip()[-500:]
         raise Temporary(f"hostctl ended with {code} and no readable answer: {said or error}") from error
+
+
+@contextmanager
+def may_have_happened() -> Iterator[None]:
+    """Once a request is on its way, no error tells that nothing was done: it is looked into, not given up."""
+    try:
+        yield
+    except Permanent as error:
+        raise Temporary(str(error)) from error

@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 
 from byteport.clients import aws
 from byteport.clients.hosts.annotations import OPT_IN, opt_in_words
-from byteport.clients.hosts.program import HOSTCTL, PYTHON_NEEDED, decode
+from byteport.clients.hosts.program import HOSTCTL, PYTHON_NEEDED, decode, may_have_happened
 from byteport.clients.hosts.protocol import MAX_ANSWER_BYTES, Annotations, HostAnswer, HostRequest, Scope
 from byteport.core.errors import BytePortError, Permanent, Temporary
 from byteport.core.ways import Address, Way
@@ -69,7 +69,8 @@ class SsmTransport:
             )
         command_id = self._send(request, timeout_s)
         try:
-            found = self._wait(command_id, timeout_s + DELIVERY_PATIENCE_S)
+            with may_have_happened():
+                found = self._wait(command_id, timeout_s + DELIVERY_PATIENCE_S)
         except BytePortError:
             self._cancel(command_id)
             raise

@@ -12,7 +12,16 @@
       "BYTEPORT_ALLOWED_HOSTS" (concat $hosts .Values.allowedHosts | uniq | join ",")
       "BYTEPORT_BEHIND_PROXY" (or .Values.behindProxy .Values.ingress.enabled | toString)
       "BYTEPORT_WORKERS" (.Values.worker.processes | toString)
+      "BYTEPORT_NAMESPACE" .Release.Namespace
 }}
+{{- if .Values.nodeAccess.enabled }}
+{{- $_ := set $decided "BYTEPORT_NODE_IMAGE" (include "byteport.image" .) }}
+{{- $pull := list }}
+{{- range .Values.image.pullSecrets }}
+{{- $pull = append $pull .name }}
+{{- end }}
+{{- $_ := set $decided "BYTEPORT_NODE_PULL_SECRETS" (join "," $pull) }}
+{{- end }}
 {{- range $name, $value := merge $decided .Values.env }}
 {{ $name }}: {{ $value | toString | quote }}
 {{- end }}

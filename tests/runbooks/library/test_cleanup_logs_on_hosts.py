@@ -4,7 +4,6 @@ processes that hold files open, PostgreSQL and the loop. Not real: `journalctl` 
 
 import os
 import shlex
-import subprocess
 
 import pytest
 
@@ -19,7 +18,6 @@ from tests.sshd import needs_sshd, running
 
 pytestmark = [needs_sshd, needs_loop, pytest.mark.django_db]
 LOG = {"var/log": 20}
-HOLDER = "import sys, time; file = open(sys.argv[1]); print(flush=True); time.sleep(600)"
 IMAGE_FS = '{"status":{"imageFilesystems":[{"fsId":{"mountpoint":"/var/log/containerd"}}]}}'
 
 
@@ -80,10 +78,7 @@ def test_deleted_files_that_are_held_open_are_named_and_their_holder_is_left_alo
     RunbookPolicy.objects.update(verify_deadline_s=1)
     big = hosts[0].inside / "var/log/big.log"
     big.write_bytes(os.urandom(16_000_000))
-    inside = ["nsenter", "-t", str(hosts[0].process.pid), "-m", "--"]
-    holder = subprocess.Popen([*inside, "python3", "-c", HOLDER, "/var/log/big.log"], stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout.readline()
+    with hosts[0].holding("/var/log/big.log") as holder:
         big.unlink()
         incident.poll()
         event = incident.run(event_of("/var/log"))
@@ -91,9 +86,6 @@ def test_deleted_files_that_are_held_open_are_named_and_their_holder_is_left_alo
         assert "deleted but are still held open take 16.0 MB" in event.diagnosis["inference"]
         assert f"the biggest by python3 ({holder.pid})." in " ".join(event.diagnosis["evidence"])
         assert holder.poll() is None, "its holder is left alone"
-    finally:
-        holder.kill()
-        holder.wait()
 
 
 @pytest.mark.parametrize("hosts", [{"disks": LOG, "bare": True}], indirect=True)

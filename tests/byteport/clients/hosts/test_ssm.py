@@ -29,7 +29,7 @@ from byteport.clients.hosts import ssm
 from byteport.clients.hosts.protocol import HostRequest, Scope
 from byteport.clients.hosts.ssm import SsmTransport, command_of
 from byteport.core.clock import now
-from byteport.core.errors import Permanent, Temporary
+from byteport.core.errors import BytePortError, Permanent, Temporary
 from byteport.core.outcome import Result
 from byteport.core.resource import ResourceRef
 from byteport.core.ways import Address
@@ -311,8 +311,13 @@ def test_a_right_that_is_missing_is_named(missing, monkeypatch):
     """Without ssm:CancelCommand a command that nobody took would end by its own time limit."""
     instance_id = aws.instance(tag="disk")
     others = [action for action in ACTIONS_ALLOWED if action != missing]
-    with allowed(monkeypatch, others), pytest.raises(Permanent, match=f"not authorized to perform: {missing}"):
+    with (
+        allowed(monkeypatch, others),
+        pytest.raises(BytePortError, match=f"not authorized to perform: {missing}") as told,
+    ):
         ask(instance_id)
+    sent = missing == "ssm:GetCommandInvocation"
+    assert isinstance(told.value, Temporary if sent else Permanent), "what was sent may have been done"
 
 
 # --- changes, and the whole loop
