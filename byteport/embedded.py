@@ -46,6 +46,7 @@ from byteport.core.errors import Permanent
 
 NAME = "byteport"  # of the database and of the role that owns it
 SUPERUSER = "postgres"
+DRILLS = "/^byteport_drill_[0-9a-f_]+$"  # roles, as pg_ident.conf takes a regular expression
 PORT = 5432  # only names the socket's file; nothing listens on TCP
 ACCOUNT = "byteport-postgres"  # the system user of the server when BytePort runs as root
 HOMES = Path("/var/lib/byteport")
@@ -521,9 +522,9 @@ def _write_conf(place: Place) -> dict[str, Path]:
 
 
 def _ident_conf() -> str:
-    """Only the user that runs BytePort may take one of the two roles."""
+    """Only the user that runs BytePort may take one of the two roles, or that of a drill."""
     name = (_our_name() or "").replace('"', '""')
-    return "".join(f'byteport "{name}" {role}\n' for role in (NAME, SUPERUSER))
+    return "".join(f'byteport "{name}" {role}\n' for role in (NAME, SUPERUSER, DRILLS))
 
 
 def _make_socket_dir(place: Place) -> None:

@@ -69,7 +69,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of a database. `total` counts also the sessions beyond those that were looked at one by one."""
 
-    limit_s: int
+    limit_s: float
     total: int = 0
     max_connections: int = 0
     host: str = ""
@@ -158,7 +158,7 @@ class TerminateIdleConnections:
 # --- what was seen
 
 
-def facts_of(limit_s: int, row: DatabaseRow, seen: Sequence[SessionRow], address: dict[str, str]) -> Facts:
+def facts_of(limit_s: float, row: DatabaseRow, seen: Sequence[SessionRow], address: dict[str, str]) -> Facts:
     return Facts(
         limit_s=limit_s,
         total=seen[0].total,

@@ -36,7 +36,7 @@ class PostgresSessionsSource:
 
     def poll(self, config: SourceConfig, now: datetime) -> Sequence[Reading]:
         """Servers that cannot be read are noted as such, each by itself. Raises when none could be."""
-        drills = inventory.drills()
+        drills = inventory.drills(now)
         self._drill_seen = bool(drills)
         found_in = [(drill, row) for drill in drills for row in reader.databases(inventory.target_for(drill), drill)]
         faults: list[BytePortError] = []

@@ -62,6 +62,21 @@ def test_a_drill_with_nothing_running_ends_resolved_and_leaves_nothing_behind(en
     assert left_running(environment) == []
 
 
+def test_the_drill_of_a_database_ends_resolved_and_keeps_the_work_of_one_session(environment):
+    subprocess.run(manage("migrate", "-v0"), env=environment, check=True, timeout=PATIENCE_S, cwd="/")
+    done = subprocess.run(
+        manage("drill", "idle_in_transaction", "--json"),
+        env=environment, check=False, capture_output=True, text=True, timeout=PATIENCE_S, cwd="/",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["status"], summary["resolved_by"]) == ("resolved", "byteport")
+    assert summary["before"] == {"idle_sessions": 4, "committed_sales": 0}
+    assert summary["after"] == {"idle_sessions": 0, "committed_sales": 1}
+    assert [action["status"] for action in summary["actions"]] == ["done"]
+    assert left_running(environment) == []
+
+
 def test_up_answers_runs_its_first_drill_and_stops_with_nothing_left(environment):
     port = free_port()
     log = Path(environment["BYTEPORT_STATE_DIR"]).parent / "up.log"

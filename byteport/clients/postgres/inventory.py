@@ -23,7 +23,8 @@ LEAST_IDLE_S = 60  # whatever a row says: a pause between two statements of a cl
 # A drill's database lies in the server that BytePort itself uses, and is owned by a role of the same name.
 DRILL_PLACE = "byteport"
 DRILL_NAME = r"byteport_drill_[0-9a-f]{8}_[0-9a-f]{6}"
-DRILL_IDLE_LIMIT_S = 2  # a drill shows the whole loop within a minute
+DRILL_LIFE_S = 3600
+DRILL_IDLE_LIMIT_S = 2.0  # a drill shows the whole loop within a minute
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -31,7 +32,7 @@ class Target(msgspec.Struct, frozen=True):
 
     place: str
     conninfo: str
-    idle_limit_s: int
+    idle_limit_s: float
 
     def __repr__(self) -> str:
         return f"Target({self.place!r})"
@@ -128,11 +129,17 @@ def drill_ref(database: str) -> ResourceRef:
     return ResourceRef("postgres", DRILL_PLACE, "drill", database)
 
 
-def drills() -> list[ResourceRef]:
-    """The drill databases that there are now, in the server that BytePort uses."""
+def drills(now: datetime) -> list[ResourceRef]:
+    """The databases of the drills of the last hour, in the server that BytePort uses."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT datname FROM pg_database WHERE datname ~ %s", [f"^{DRILL_NAME}$"])
-        return [drill_ref(name) for (name,) in cursor.fetchall()]
+        names = [str(name) for (name,) in cursor.fetchall()]
+    return [drill_ref(name) for name in names if now.timestamp() - born_at(name) < DRILL_LIFE_S]
+
+
+def born_at(drill: str) -> int:
+    """When a drill's database was made, which its name says: seconds since 1970."""
+    return int(drill.split("_")[2], 16)
 
 
 def _drill_target(resource: ResourceRef) -> Target:

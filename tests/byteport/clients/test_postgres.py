@@ -21,6 +21,7 @@ from byteport.clients.postgres import connection as connection_module
 from byteport.clients.postgres import inventory, reader, statements
 from byteport.clients.postgres.connection import conversation
 from byteport.clients.postgres.inventory import Target, checked, target_for, target_of
+from byteport.core.clock import now
 from byteport.core.errors import Permanent, Refused, Temporary
 from byteport.core.resource import ResourceRef
 from byteport.models import MonitoredDatabase
@@ -453,4 +454,4 @@ def test_a_pooler_in_between_is_noticed_and_told(relayed, startup):
 def test_drills_are_reached_by_byteports_own_connection():
     drill = inventory.drill_ref("byteport_drill_0a0a0a0a_0b0b0b")
     assert reader.databases(target_for(drill), drill) == []
-    assert inventory.drills() == []
+    assert inventory.drills(now()) == []
