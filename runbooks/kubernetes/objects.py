@@ -188,17 +188,28 @@ class Pod(_Part, frozen=True, kw_only=True):
 # --- cert-manager
 
 
+class IssuerReference(_Part, frozen=True, kw_only=True):
+    name: str = ""
+    kind: str = "Issuer"
+
+
+class CertificateSpec(_Part, frozen=True, kw_only=True):
+    issuer_ref: IssuerReference = IssuerReference()
+    dns_names: tuple[str, ...] = ()
+
+
 class CertificateStatus(_Part, frozen=True, kw_only=True):
     conditions: tuple[Condition, ...] = ()
     not_after: datetime | None = None
     renewal_time: datetime | None = None
     last_failure_time: datetime | None = None
+    failed_issuance_attempts: int = 0
     revision: int = 0
 
 
 class Certificate(_Part, frozen=True, kw_only=True):
     metadata: Meta
-    spec: Raw = {}
+    spec: CertificateSpec = CertificateSpec()
     status: CertificateStatus = CertificateStatus()
 
 
