@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from byteport.core.clock import now
 from incidents import queries
+from incidents.handover import open_deliveries
 from runbooks.models import AgentAction
 from runbooks.policy import agent_settings
 from signals.catalog import CATALOG
@@ -105,6 +106,7 @@ class RecordCollector(Collector):
         yield _resolved_events()
         yield _actions()
         yield from _queue()
+        yield _deliveries()
         yield _processes()
         yield from _sources()
 
@@ -158,6 +160,16 @@ def _queue() -> Iterator[Metric]:
     yield depth
     help_text = "Age of the task that has been due for longest; 0 when none waits."
     yield GaugeMetricFamily("byteport_queue_oldest_due_seconds", help_text, queue.oldest_due_s)
+
+
+def _deliveries() -> Metric:
+    help_text = (
+        "What people have to be told and were not yet, by channel and where it stands: waiting, sending, held, failed."
+    )
+    gauge = GaugeMetricFamily("byteport_deliveries_open", help_text, labels=("channel", "status"))
+    for (channel, status), n in open_deliveries().items():
+        gauge.add_metric((channel, status), n)
+    return gauge
 
 
 def _processes() -> Metric:

@@ -11,6 +11,7 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 
 from byteport.adminkit import AuditedAdmin, RecordAdmin, RecordInline, choice_filter, column
+from incidents.models import Delivery
 from incidents.policies import Policy, after_change, default_row, fields_of, unit_of
 from incidents.queries import HEAVY
 from runbooks.models import (
@@ -74,6 +75,13 @@ class Approvals(RecordInline):
     ordering = ("pk",)
 
 
+class Deliveries(RecordInline):
+    model = Delivery
+    fields = ("channel", "kind", "status", "attempts", "error", "url", "created_at", "sent_at")
+    readonly_fields = fields
+    ordering = ("pk",)
+
+
 @admin.register(SignalEvent)
 class SignalEventAdmin(RecordAdmin):
     """Incidents, from detection to postmortem. What can be done about one is done in the console."""
@@ -89,7 +97,7 @@ class SignalEventAdmin(RecordAdmin):
     )
     search_fields = ("resource", "reason")
     search_help_text = "Part of a resource reference or of a reason"
-    inlines = (Timeline, Gates, Actions, Samples, Approvals)
+    inlines = (Timeline, Gates, Actions, Samples, Approvals, Deliveries)
     fieldsets = (
         (None, {"fields": ("console", "signal", "resource", "severity", "status", "resolved_by", "reason")}),
         ("Values", {"fields": ("value", "threshold", "repeats", "source", "detail", "labels")}),

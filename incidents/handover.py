@@ -6,7 +6,7 @@ from itertools import groupby
 from operator import attrgetter
 
 import msgspec
-from django.db.models import Q
+from django.db.models import Count, Q
 
 from byteport.core.errors import BytePortError
 from incidents.escalation.channel import CHANNELS, Message
@@ -16,6 +16,7 @@ from signals.models import SignalEvent, Status
 
 LONG = timedelta(minutes=15)  # an outage of the far end that people should know of
 SHOWN = 200
+STILL_OPEN = (Told.WAITING.value, Told.SENDING.value, Told.HELD.value, Told.FAILED.value)
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -59,6 +60,13 @@ def _troubles(at: datetime) -> Iterator[Trouble]:
         yield Trouble(title_of(name), len(found), found[0].error, found[0].remedy, events)
 
 
+def open_deliveries() -> dict[tuple[str, str], int]:
+    """How many have not arrived, by channel and status; 0 where there is none of a channel."""
+    counts = {(name, status): 0 for name in CHANNELS for status in STILL_OPEN}
+    rows = Delivery.objects.filter(status__in=STILL_OPEN).order_by().values_list("channel", "status")
+    return counts | {(channel, status): n for channel, status, n in rows.annotate(n=Count("pk"))}
+
+
 def title_of(channel: str) -> str:
     return CHANNELS[channel].title if channel in CHANNELS else channel
 
@@ -69,6 +77,12 @@ class Handed(msgspec.Struct, frozen=True):
     row: Delivery
     title: str  # the channel's
     message: Message | None
+
+
+def told(event: SignalEvent) -> list[dict[str, object]]:
+    """The deliveries of one incident as plain data."""
+    columns = ("channel", "kind", "status", "attempts", "error", "remedy", "url", "created_at", "due_at", "sent_at")
+    return list(Delivery.objects.filter(event=event).order_by("pk").values(*columns)[:SHOWN])
 
 
 def handed(event: SignalEvent, at: datetime) -> Sequence[Handed]:

@@ -50,6 +50,7 @@ class Delivery(models.Model):
     body = models.TextField(blank=True, help_text="as it was sent, in Markdown")
     sent_at = models.DateTimeField(null=True)
     confirm_at = models.DateTimeField(null=True, help_text="when to ask whether it has reached anybody")
+    setup = models.TextField(blank=True, db_default="", help_text="the channel's settings with which it failed")
     lease_token = models.UUIDField(null=True)
     lease_until = models.DateTimeField(null=True)
 

@@ -8,6 +8,7 @@ from django.utils.html import escape
 
 from byteport.core.errors import Refused
 from incidents import trend
+from incidents.handover import told
 from incidents.markup import to_html
 from incidents.postmortem import render
 from incidents.record import Record, clear_threshold
@@ -30,7 +31,8 @@ def incident_document(event: SignalEvent, record: Record) -> dict[str, Any]:
     """All that is on record, as plain data."""
     plain: dict[str, Any] = msgspec.to_builtins(record)
     document = {RENAMED.get(key, key): value for key, value in plain.items() if key not in INTERNAL}
-    return {**document, "plan_hash": event.plan_hash, "postmortem_final": event.postmortem_final}
+    kept = {"plan_hash": event.plan_hash, "postmortem_final": event.postmortem_final}
+    return {**document, **kept, "deliveries": told(event)}
 
 
 def postmortem_text(event: SignalEvent) -> str:

@@ -7,6 +7,7 @@ or its library raises becomes Temporary, Limited or Permanent there; the outbox 
 from collections.abc import Set
 from datetime import datetime
 from enum import StrEnum
+from hashlib import sha256
 from typing import Protocol, runtime_checkable
 from uuid import UUID
 
@@ -41,16 +42,22 @@ class Setup(msgspec.Struct, frozen=True):
     """How far a channel is set up.
 
     `given`: somebody has begun to. `missing` names the settings that are still needed, `faults` says what is wrong with
-    those that are there.
+    those that are there. `version` is another when a setting is (`version_of`).
     """
 
     given: bool = False
     missing: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    version: str = ""
 
     @property
     def ready(self) -> bool:
         return self.given and not self.missing and not self.faults
+
+
+def version_of(found: msgspec.Struct) -> str:
+    """Names these settings without telling any of them."""
+    return sha256(msgspec.json.encode(found)).hexdigest()[:16]
 
 
 class Earlier(msgspec.Struct, frozen=True):

@@ -30,7 +30,7 @@ from byteport.core.clock import now
 from byteport.core.errors import BytePortError, Permanent, Temporary
 from byteport.environment import env, secret
 from incidents.escalation.as_markdown import markdown
-from incidents.escalation.channel import Kind, Limited, Message, Note, Receipt, Setup, Undeliverable
+from incidents.escalation.channel import Kind, Limited, Message, Note, Receipt, Setup, Undeliverable, version_of
 from incidents.escalation.contents import letter_of
 from incidents.escalation.letter import fitting
 from incidents.markup import http_address, line
@@ -103,6 +103,7 @@ def setup_of(found: Settings) -> Setup:
         given=given,
         missing=tuple(name for name, value in needed.items() if not value),
         faults=tuple(_faults(found)) if given else (),
+        version=version_of(found),
     )
 
 
@@ -199,9 +200,7 @@ def escalated_body(note: Note) -> str:
 
 def cleared_body(note: Note) -> str:
     who = "BytePort has fixed it." if note.record.resolved_by == ResolvedBy.BYTEPORT else "The signal has cleared."
-    postmortem = render_within(note.record, BODY_LIMIT)
-    folded = f"<details><summary>Postmortem of incident {note.record.id}</summary>\n\n{postmortem}\n</details>"
-    return f"{_signed(note)}\n### {who}\n\n{folded}\n"
+    return f"{_signed(note)}\n**{who}**\n\n{render_within(note.record, BODY_LIMIT)}"
 
 
 def _signed(note: Note) -> str:

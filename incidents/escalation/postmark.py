@@ -22,7 +22,7 @@ from byteport.core.errors import BytePortError, Permanent, Temporary
 from byteport.environment import env, secret
 from incidents.escalation.as_email import PICTURE, html, text
 from incidents.escalation.as_markdown import markdown
-from incidents.escalation.channel import Kind, Limited, Message, Note, Receipt, Setup, Undeliverable
+from incidents.escalation.channel import Kind, Limited, Message, Note, Receipt, Setup, Undeliverable, version_of
 from incidents.escalation.contents import letter_of
 from incidents.escalation.letter import Chart, Letter
 from incidents.markup import http_address, line
@@ -67,7 +67,8 @@ def setup_of(found: Settings) -> Setup:
     }
     given = any(needed.values())
     missing = tuple(name for name, value in needed.items() if not value)
-    return Setup(given=given, missing=missing, faults=tuple(_faults(found)) if given else ())
+    faults = tuple(_faults(found)) if given else ()
+    return Setup(given=given, missing=missing, faults=faults, version=version_of(found))
 
 
 def _faults(found: Settings) -> Iterator[str]:

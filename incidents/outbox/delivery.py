@@ -88,7 +88,8 @@ def attempt(row: Delivery, at: datetime) -> Outcome:
         return _again(row, channel, error)
     except BytePortError as error:
         remedy = error.remedy if isinstance(error, Undeliverable) else ""
-        return Outcome(fields={"status": Told.FAILED, "error": str(error), "remedy": remedy})
+        fields = {"status": Told.FAILED, "error": str(error), "remedy": remedy, "setup": channel.setup().version}
+        return Outcome(fields=fields)
     except Exception as error:
         log.exception("delivery failed")
         return _again(row, channel, Temporary(f"An internal error: {type(error).__name__}: {error}"))

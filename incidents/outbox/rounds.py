@@ -16,8 +16,9 @@ from byteport.queue import enqueue_many
 from incidents.escalation.channel import CHANNELS, Kind, Undeliverable
 from incidents.models import Delivery, Told
 from incidents.outbox.delivery import WELL, free_at
-from incidents.outbox.note import note_of, why_held
+from incidents.outbox.note import note_of
 from incidents.outbox.write import DELIVER, enqueue_delivery, write
+from runbooks.policy import agent_settings
 from signals.models import SignalEvent, Status
 
 log = structlog.get_logger()
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 CONFIRM = "byteport.tasks.confirm"
 LEFT_LYING = timedelta(seconds=10)
 STILL_ASKED_AFTER = timedelta(hours=2)
+DRILLS = "drills"  # the fleet of what is a drill's
 SWEPT = 500  # rows of one kind in one round
 
 
@@ -45,18 +47,32 @@ def _take_up(at: datetime) -> None:
 
 
 def _release(at: datetime) -> None:
-    """What was held goes on its way when the reason is gone, as long as it is still worth telling."""
+    """What was held goes on its way when the reason is gone, and what failed when a setting has changed.
+
+    As long as it is still worth telling.
+    """
     worth = Q(kind=Kind.CLEARED) | Q(event__status=Status.ESCALATED)
-    held = Delivery.objects.filter(worth, status=Told.HELD).select_related("event").order_by("pk")
-    for row in held[:SWEPT]:
-        if not why_held(row, CHANNELS.get(row.channel)):
-            _start(row, at)
+    for name, channel in CHANNELS.items():
+        setup = channel.setup()
+        if setup.ready:
+            theirs = Delivery.objects.filter(worth, channel=name).select_related("event").order_by("pk")
+            for row in theirs.filter(_held_no_more() | (Q(status=Told.FAILED) & ~Q(setup=setup.version)))[:SWEPT]:
+                _start(row, at)
+
+
+def _held_no_more() -> Q:
+    """As `why_held` has it, in one condition: so that what stays held does not stand before what need not."""
+    held = Q(status=Told.HELD)
+    if settings.TELL_IN_DRY_RUN:
+        return held
+    return Q(pk__in=()) if agent_settings().dry_run else held & ~Q(event__fleet=DRILLS)
 
 
 @transaction.atomic
-def _start(row: Delivery, at: datetime, **fields: Any) -> bool:
-    """Has it tried now, from where it stands."""
-    fields = {**WELL, **fields, "status": Told.WAITING, "due_at": at}
+def _start(row: Delivery, at: datetime) -> bool:
+    """Has it tried now, from where it stands. What was taken and then lost goes out anew."""
+    anew = {"uid": uuid4(), "began_at": None, "sent_at": None} if row.sent_at is not None else {}
+    fields: dict[str, Any] = {**WELL, **anew, "status": Told.WAITING, "due_at": at}
     moved = Delivery.objects.filter(pk=row.pk, status=row.status).update(**fields)
     if moved:
         enqueue_delivery(row.pk)
@@ -64,12 +80,9 @@ def _start(row: Delivery, at: datetime, **fields: Any) -> bool:
 
 
 def send_again(delivery_id: int) -> bool:
-    """Tries once more what has failed; False when it has not. What was taken and then lost goes out anew."""
+    """Tries once more what has failed; False when it has not."""
     row = Delivery.objects.filter(pk=delivery_id, status=Told.FAILED).first()
-    if row is None:
-        return False
-    anew = {"uid": uuid4(), "began_at": None, "sent_at": None} if row.sent_at is not None else {}
-    return _start(row, now(), **anew)
+    return row is not None and _start(row, now())
 
 
 # ------------------------------------------------------------------------------------------------ reminders
@@ -120,7 +133,8 @@ def _news(row: Delivery, at: datetime) -> dict[str, Any]:
         return {"error": amiss} if amiss else {}
     except Undeliverable as error:
         log.warning("delivery did not reach anybody", delivery=row.pk, error=str(error))
-        return {"confirm_at": None, "status": Told.FAILED, "error": str(error), "remedy": error.remedy}
+        failed = {"status": Told.FAILED, "setup": channel.setup().version if channel is not None else ""}
+        return {**failed, "confirm_at": None, "error": str(error), "remedy": error.remedy}
     except BytePortError as error:
         log.warning("delivery not confirmed", delivery=row.pk, error=str(error))
     return {}

@@ -1,7 +1,7 @@
 """`manage.py incident ID`: everything about one incident."""
 
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from byteport.cli import Report, ReportCommand, figure, pairs, positive, section, stamp, table
@@ -19,10 +19,11 @@ class Command(ReportCommand):
     def report(self, **options: Any) -> Report:
         event = event_of(options["id"])
         record = record_of(event)
-        return Report(incident_document(event, record), list(_lines(record, event.plan_hash)))
+        document = incident_document(event, record)
+        return Report(document, list(_lines(record, event.plan_hash, document["deliveries"])))
 
 
-def _lines(record: Record, plan_hash: str) -> Iterator[str]:
+def _lines(record: Record, plan_hash: str, deliveries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield f"Incident {record.id}: {record.title}, {record.label}"
     yield ""
     yield from pairs(_head(record))
@@ -34,7 +35,15 @@ def _lines(record: Record, plan_hash: str) -> Iterator[str]:
     samples = [(stamp(s.at), s.look, figure(s.value, record.unit), s.message) for s in record.looks]
     yield from section("Verification", table(("at (UTC)", "look", "value", ""), samples) if samples else [])
     yield from section("Timeline", [f"{stamp(e.at)}  {e.who}: {e.kind}: {e.message}" for e in record.timeline])
+    yield from section("Hand-over", [_delivery(row) for row in deliveries])
     yield from section("To do by hand", [f"{step.title}: {step.command}" for step in record.advice])
+
+
+def _delivery(row: Mapping[str, Any]) -> str:
+    where = " ".join(filter(None, (row["url"], row["error"], row["remedy"])))
+    return (
+        f"{stamp(row['created_at'])}  {row['channel']}: {row['kind']}: {row['status']}{f': {where}' if where else ''}"
+    )
 
 
 def _head(record: Record) -> Iterator[tuple[str, str]]:

@@ -45,6 +45,7 @@ def hub(db, monkeypatch):
         monkeypatch.setenv("BYTEPORT_GITHUB_REPO", REPO)
         monkeypatch.setenv("BYTEPORT_GITHUB_TOKEN", TOKEN)
         monkeypatch.setenv("BYTEPORT_GITHUB_URL", state.base)
+        state.labels.update(dict.fromkeys(("byteport", "severity:warning", "disk_pressure"), "ededed"))
         yield state
 
 
@@ -80,6 +81,7 @@ def test_an_escalation_opens_an_issue_with_its_labels(hub):
 
 
 def test_labels_are_made_if_missing_and_left_as_they_are_if_not(hub):
+    hub.labels.clear()
     hub.labels["byteport"] = "123456"
     handed_over()
     run_due()
@@ -235,6 +237,28 @@ def test_a_gateways_error_or_a_cut_line_leads_neither_to_none_nor_to_two(hub, an
     assert (len(hub.issues), the().status) == (1, Told.SENT)
 
 
+def test_an_hours_outage_leads_neither_to_none_nor_to_two(hub):
+    hub.faults.append(Fault("(GET|POST)", ".*", Answer(502, b""), times=10**6))
+    trouble = uuid4()
+    start = datetime.now(UTC)
+    first = handed_over(trouble)
+    for minute in range(0, 60, 3):
+        with time_machine.travel(start + timedelta(minutes=minute), tick=False):
+            run_due()
+            if minute == 30:
+                resolve(first)
+                again = handed_over(trouble)
+    assert len(hub.asked) <= 20
+    hub.faults.clear()
+    with time_machine.travel(start + timedelta(minutes=90), tick=False):
+        run_due()
+    assert list(hub.issues) == [1]
+    assert [f"incident {event.pk}" in hub.comments[1][n]["body"] for n, event in enumerate((first, again))] == [
+        True,
+        True,
+    ]
+
+
 def test_a_time_out_after_the_issue_was_in_fact_created(hub, monkeypatch):
     monkeypatch.setattr(module, "TIMEOUT_S", 1)
     hub.faults.append(Fault("POST", ISSUES, after=True, hang_s=1.3))
@@ -369,6 +393,16 @@ def test_what_is_missing_or_wrong_in_its_settings_is_named(monkeypatch, given, m
     setup = CHANNEL.setup()
     assert (setup.missing, len(setup.faults)) == (missing, faults)
     assert setup.ready is (bool(given) and not missing and not faults)
+
+
+def test_no_setting_can_be_read_from_the_version_of_them_all(monkeypatch):
+    monkeypatch.setenv("BYTEPORT_GITHUB_REPO", REPO)
+    versions = set()
+    for token in ("ghp_first", "ghp_second"):
+        monkeypatch.setenv("BYTEPORT_GITHUB_TOKEN", token)
+        versions.add(CHANNEL.setup().version)
+    assert len(versions) == 2
+    assert all(re.fullmatch("[0-9a-f]{16}", version) for version in versions)
 
 
 def test_its_check_says_what_the_credentials_are_good_for(hub):

@@ -36,12 +36,15 @@ class Answer:
 class Fault:
     """What goes wrong with the next request of this kind. `after`: what was asked for is done all the same."""
 
-    method: str
-    path: str  # a pattern for the whole of it
+    method: str  # a pattern, as is the path
+    path: str
     answer: Answer | None = None  # None: the line is cut, or after a pause (`hang_s`) it is answered as it should be
     after: bool = False
     hang_s: float = 0.0
     times: int = 1
+
+    def meets(self, asked: Asked) -> bool:
+        return re.fullmatch(self.method, asked.method) is not None and re.fullmatch(self.path, asked.path) is not None
 
 
 class FarEnd(Protocol):
@@ -63,7 +66,7 @@ class Wire:
         return [line for line in self.asked if not line.startswith("GET")]
 
     def fault_for(self, asked: Asked) -> Fault | None:
-        fault = next((f for f in self.faults if f.method == asked.method and re.fullmatch(f.path, asked.path)), None)
+        fault = next((f for f in self.faults if f.meets(asked)), None)
         if fault is not None:
             fault.times -= 1
             self.faults = [each for each in self.faults if each.times > 0]

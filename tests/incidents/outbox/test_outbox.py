@@ -320,6 +320,25 @@ def test_a_failed_one_can_be_sent_again_and_is_looked_for_first(far):
     assert not rounds.send_again(the().pk)
 
 
+def test_what_failed_is_tried_again_once_a_setting_has_changed(far):
+    def refused(note):
+        raise Undeliverable("401", remedy="Set a new token.")
+
+    far.on_send = refused
+    far.state = Setup(given=True, version="old")
+    handed_over()
+    over = handed_over()
+    run_due()
+    resolve(over)
+    rounds.sweep()
+    run_due()
+    assert far.asked.count("send") == 2
+    far.state, far.on_send = Setup(given=True, version="new"), lambda note: None
+    rounds.sweep()
+    run_due()
+    assert [note.record.id for note in far.arrived] == [over.pk - 1]
+
+
 # --- one after the other
 
 
