@@ -22,7 +22,8 @@ from byteport.core.resource import ResourceRef
 from byteport.core.units import human_duration
 from runbooks.kubernetes import crash, gitops, memory, reads
 from runbooks.kubernetes.changes import changed_by_others
-from runbooks.kubernetes.objects import ContainerStatus, Terminated, Workload
+from runbooks.kubernetes.names import DEADLINE_EXCEEDED, PROGRESSING, REVISION
+from runbooks.kubernetes.objects import ContainerStatus, Terminated, Workload, condition
 from runbooks.kubernetes.optin import opt_in_for
 from runbooks.kubernetes.owners import owner_of
 from runbooks.kubernetes.pods import Troubled, current, troubled, unwell
@@ -71,7 +72,7 @@ class Found(msgspec.Struct, frozen=True):
     why_not: str = ""
     uid: str = ""
     template: str = ""  # its digest
-    obstacle: str = ""  # what keeps a new pod template from being rolled out
+    obstacle: str = ""  # what keeps a new pod template from being rolled out, or from helping
     pods: int = 0
     unwell: tuple[str, ...] = ()
     container: Container | None = None
@@ -213,12 +214,17 @@ def look(event: EventView, target: ResourceRef) -> Found:
 
 
 def obstacle(target: ResourceRef, workload: Workload, *, is_ready: bool) -> str:
-    """Why a new pod template would not reach the pods; empty when it would. Pure."""
+    """Why a new pod template would not reach the pods, or not help; empty when it may. Pure."""
     spec = workload.spec
     if workload.metadata.deletion_timestamp is not None:
         return f"{target.label} is being deleted."
     if spec.paused:
         return f"The rollout of {target.label} is paused: a change would not reach its pods."
+    if has_failed_rollout(workload):
+        return (
+            f"The rollout of {target.label} has failed, and what crashes is its new revision: that is a case for"
+            " rolling back (deployment_failed); a restart would only begin the same rollout anew."
+        )
     if target.kind != "deployment" and spec.update_strategy.type != "RollingUpdate":
         return f"{target.label} takes up a change only as its pods are deleted, and BytePort deletes none."
     if target.kind == "statefulset" and spec.pod_management_policy != "Parallel" and not is_ready:
@@ -228,6 +234,13 @@ def obstacle(target: ResourceRef, workload: Workload, *, is_ready: bool) -> str:
             " a pod in a crash loop has to be deleted by hand."
         )
     return ""
+
+
+def has_failed_rollout(workload: Workload) -> bool:
+    """Whether a Deployment with an earlier revision has given its newest one up. Pure."""
+    found = condition(workload.status.conditions, PROGRESSING)
+    given_up = found is not None and found.status == "False" and found.reason == DEADLINE_EXCEEDED
+    return given_up and workload.metadata.annotations.get(REVISION, "1") != "1"
 
 
 def container_of(target: ResourceRef, workload: Workload, trouble: Troubled) -> Container:

@@ -290,6 +290,19 @@ def test_a_paused_rollout_is_left_alone(shop, clock):
     assert "is paused" in run(fire(), clock).reason
 
 
+@pytest.mark.parametrize(("revision", "is_restarted"), [("2", False), ("1", True)])
+def test_a_failed_rollout_is_left_to_the_rollback_where_there_is_something_to_go_back_to(
+    shop, clock, revision, is_restarted
+):
+    of = crash_loop(shop, crashed(143))
+    of["metadata"].setdefault("annotations", {})["deployment.kubernetes.io/revision"] = revision
+    of["status"]["conditions"] = [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]
+    shop.store.put("deployment", of)
+    event = run(fire(), clock)
+    assert event.actions.exists() is is_restarted
+    assert ("deployment_failed" in event.reason) is not is_restarted
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [({"updateStrategy": {"type": "OnDelete"}}, "deletes none"), ({"podManagementPolicy": "OrderedReady"}, "by hand")],
