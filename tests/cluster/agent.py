@@ -96,9 +96,10 @@ class Agent:
         def has_come() -> bool:
             event = self.event(name, kind=kind)
             found[:] = [event] if event else []
-            return event is not None and event.status in (until or ENDS)
+            return event is not None and event.status in (*until, *ENDS)
 
         self.work(has_come, lambda: f"{found[0].status}: {found[0].reason}" if found else "there is no event of it")
+        assert found[0].status in (until or ENDS), f"{found[0].status}: {found[0].reason}"
         return found[0]
 
     def work(self, until: Callable[[], bool], state: Callable[[], str] = lambda: "") -> None:
