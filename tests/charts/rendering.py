@@ -1,5 +1,6 @@
 """The chart as Helm itself renders it (the Helm 4 SDK, as a wheel): what its tests share."""
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,12 @@ def chart() -> helm_python.Chart:
 
 def texts(values: dict[str, Any] | None = None, **options: Any) -> dict[str, str]:
     """Each template's text by its file's name. Raises HelmRenderError, HelmValuesError."""
-    given = {**LEAST, **(values or {})}
+    return _texts(json.dumps({**LEAST, **(values or {})}), **options)
+
+
+@cache
+def _texts(values: str, **options: Any) -> dict[str, str]:
+    given = json.loads(values)
     chart().validate_schema(given)
     rendered = chart().render(given, **{"name": "byteport", "namespace": NAMESPACE, **options})
     return {Path(path).name: text for path, text in rendered.items()}
@@ -86,7 +92,7 @@ def texts(values: dict[str, Any] | None = None, **options: Any) -> dict[str, str
 def render(values: dict[str, Any] | None = None, **options: Any) -> list[Object]:
     """All objects that Helm would send."""
     manifests = (text for name, text in texts(values, **options).items() if name != "NOTES.txt")
-    return [found for text in manifests for found in yaml.safe_load_all(text) if found]
+    return [found for text in manifests for found in yaml.load_all(text, yaml.CSafeLoader) if found]
 
 
 def one(objects: list[Object], kind: str, ending: str = "") -> Object:

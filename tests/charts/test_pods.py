@@ -9,6 +9,7 @@ import pytest
 from django.conf import settings
 
 from byteport import pulse
+from byteport.clients.hosts import node_job
 from tests.charts.rendering import EVERYTHING, LEAST, NOTHING, PROCESSES, environment, one, pods, render
 
 VARIANTS = [LEAST, EVERYTHING, NOTHING]
@@ -200,6 +201,12 @@ def test_the_network_is_closed_but_for_what_a_process_needs(process, ingress, po
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     assert spec["ingress"] == ingress
     assert {port["port"] for rule in spec["egress"] for port in rule["ports"]} == ports
+
+
+def test_what_runs_on_a_node_has_no_network():
+    spec = one(render({"nodeAccess": {"enabled": True}}), "NetworkPolicy", "nodes")["spec"]
+    assert spec["podSelector"]["matchLabels"].items() <= node_job.LABELS.items()
+    assert (spec["policyTypes"], spec["ingress"], spec["egress"]) == (["Ingress", "Egress"], [], [])
 
 
 def test_the_network_can_be_opened_further():

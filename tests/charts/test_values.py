@@ -174,4 +174,4 @@ def test_the_notes_say_what_to_do_next():
     live = texts(EVERYTHING)["NOTES.txt"]
     assert "dry-run" not in live
     assert "https://byteport.example.com" in live
-    assert "privileged Jobs" in live
+    assert "Node access is on" in live
