@@ -35,9 +35,10 @@ class HostSource:
         self._next: dict[str, datetime] = {}  # when a host is due; absent: now
         self._failing: dict[str, str] = {}  # hosts whose latest look failed, and why
         self._drill_seen = False
+        self._interval_s = INTERVAL_S
 
     def interval_s(self) -> float:
-        return QUICK_INTERVAL_S if self._drill_seen or self._looks.running else INTERVAL_S
+        return QUICK_INTERVAL_S if self._drill_seen or self._looks.running else self._interval_s
 
     def poll(self, config: SourceConfig, now: datetime) -> Sequence[Reading]:
         """Looks at the hosts that are due. One that cannot be read is noted by name and fails none of the others.
@@ -45,6 +46,7 @@ class HostSource:
         Raises Temporary when there is not one that can be read.
         """
         known = {host.name: host for host in reachable() if interval_of(host) is not None}
+        self._interval_s = min([INTERVAL_S, *(interval_of(host) or INTERVAL_S for host in known.values())])
         self._forget_all_but(known)
         ended = self._looks.take(self._due(known, now), now)
         readings = [reading for look in ended for reading in self._taken(look)]

@@ -72,3 +72,9 @@ def test_a_name_stays(operator):
     url = reverse("admin:byteport_host_change", args=[row.pk])
     operator.post(url, sent(name="web-2"))
     assert Host.objects.get().name == "web-1"
+
+
+def test_what_the_chosen_way_cannot_do_without_is_asked_for(operator):
+    errors = operator.post(reverse(ADD), sent(way="ssh")).context["adminform"].form.errors
+    assert errors == {field: ["A host that is reached by ssh needs it."] for field in ("address", "user")}
+    assert operator.post(reverse(ADD), sent(way="ssh", address="web-1.example.com", user="root")).status_code == 302

@@ -1,9 +1,10 @@
-"""What `manage.py doctor` says of the monitored databases. Real: PostgreSQL, the monitored server, its roles."""
+"""What `manage.py doctor` says of databases and hosts. Real: PostgreSQL, the monitored server, its roles, this host."""
 
 import pytest
 
-from byteport.management.commands.doctor import databases, reads_of
-from byteport.models import MonitoredDatabase
+from byteport.clients.hosts.inventory import local_name
+from byteport.management.commands.doctor import databases, hosts, reads_of
+from byteport.models import Host, MonitoredDatabase
 from tests.monitored import PASSWORD
 
 
@@ -46,3 +47,17 @@ def test_the_rights_that_are_asked_for_are_those_of_the_process(settings):
     assert set(reads_of("")) == watch | worker
     settings.RUNBOOKS_ON = frozenset()
     assert set(reads_of("worker")) == set()
+
+
+@pytest.mark.django_db(transaction=True)  # hosts are looked at in threads
+def test_each_host_has_a_line_and_those_that_are_only_seen_share_one():
+    Host.objects.create(name="away", way="ssh", address="127.0.0.1", port=1, user="root", key_file="/nowhere")
+    Host.objects.create(name="seen")
+    found = {finding.name: finding for finding in hosts()}
+    assert found[f"host {local_name()}"].state == "ok"
+    assert (found["host away"].state, found["host away"].fix) == (
+        "fail", "docs/hosts.md says what the way “ssh” needs."
+    )  # fmt: skip
+    assert "/nowhere cannot be read" in found["host away"].detail
+    assert "host away, opt-in" not in found
+    assert found["hosts"].detail.endswith(": seen")

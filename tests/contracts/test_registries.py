@@ -5,6 +5,7 @@ import inspect
 import pytest
 
 from byteport.core.permissions import VERBS, cluster_permissions
+from byteport.core.ways import WAYS, Address
 from byteport.drills.drill import DRILLS, Drill
 from incidents.escalation.channel import CHANNELS, Channel
 from runbooks.action import ACTIONS, Action
@@ -88,3 +89,15 @@ def test_a_channel_that_nobody_has_set_up_is_off_and_says_what_it_needs(name):
     assert not setup.ready
     assert all(setting.startswith("BYTEPORT_") for setting in setup.missing)
     assert setup.missing
+
+
+@pytest.mark.parametrize("name", list(WAYS))
+def test_a_way_to_reach_hosts_keeps_its_contract(name):
+    way = WAYS[name]
+    assert (way.name, bool(way.title)) == (name, True)
+    assert set(way.needs) <= set(Address.__struct_fields__)
+    assert way.poll_s is None or way.poll_s < 90, "a longer pause than a sustained window bears (max_gap_s)"
+    transport = way.transport(Address(name="web-1", way=name, **dict.fromkeys(way.needs, "x")))
+    for method in ("run", "annotations", "remedy"):
+        assert callable(getattr(transport, method))
+    assert "disk" in transport.remedy("disk")

@@ -165,6 +165,13 @@ def test_a_way_that_is_not_looked_at_by_itself_can_be_told_to(source, far):
     assert places(source.poll(CONFIG, now())) == ["node-2"]
 
 
+def test_a_host_that_is_looked_at_more_often_is_asked_for_more_often(source, far):
+    assert source.interval_s() == 10
+    add("web-1", poll_s=5)
+    source.poll(CONFIG, now())
+    assert source.interval_s() == 5
+
+
 def test_a_slow_host_holds_up_nobody(far, monkeypatch):
     without_this_host()
     source = HostSource()
