@@ -40,13 +40,13 @@ def databases(target: Target, only: ResourceRef | None = None) -> list[DatabaseR
     """
     parameters = {
         "limit_s": target.idle_limit_s,
-        "drill": only.name if only and only.is_drill else None,
+        "only": only.name if only else None,
         "drills": f"^{inventory.DRILL_NAME}$",
     }
     with conversation(target) as connection:
         rows = read(connection, statements.DATABASES, DatabaseRow, parameters)
     _require_sight(target, rows)
-    return [row for row in rows if only is None or row.database == only.name]
+    return rows
 
 
 def _require_sight(target: Target, rows: Sequence[DatabaseRow]) -> None:

@@ -101,7 +101,7 @@ class JudgedRow(msgspec.Struct, frozen=True):
     why_left: str
 
 
-# Parameters: limit_s, and drill, the one database to look at, or NULL for all that are no drill's.
+# Parameters: limit_s; only, the one database to look at, or NULL for all that are no drill's; drills, their names.
 DATABASES = f"""
     SELECT d.datname AS database, current_user AS role, current_setting('max_connections')::int AS max_connections,
            count(a.pid) FILTER (WHERE a.idle) AS sessions,
@@ -116,9 +116,9 @@ DATABASES = f"""
                AND a.state_change <= clock_timestamp() - make_interval(secs => %(limit_s)s) AS idle
         FROM pg_stat_activity AS a
     ) AS a ON a.datid = d.oid
-    WHERE CASE WHEN %(drill)s::text IS NULL
+    WHERE CASE WHEN %(only)s::text IS NULL
                THEN d.datallowconn AND NOT d.datistemplate AND d.datname !~ %(drills)s
-               ELSE d.datname = %(drill)s END
+               ELSE d.datname = %(only)s END
     GROUP BY d.datname ORDER BY sessions DESC, database LIMIT {MAX_DATABASES}"""
 
 WORDS_AT = len(OPT_IN_SETTING) + 2  # where the value begins in `name=value`
