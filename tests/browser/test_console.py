@@ -14,6 +14,7 @@ from django.contrib.sessions.models import Session
 from django.test import Client
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from byteport.core.clock import now
 from byteport.core.resource import ResourceRef
 from runbooks.models import AgentSettings, Approval
 from signals.models import SignalEvent, Source
@@ -116,6 +117,11 @@ def night() -> SignalEvent:
     scenes.gates(event, 2)
     scenes.action(event, "journal", "done", "Freed.", result={"freed_bytes": 10**9})
     scenes.look(event, 60, 91.0, "bad")
+    issue = "https://github.com/acme/ops/issues/5#issuecomment-1234567890"
+    body = "| Fact | On record |\n| --- | --- |\n| **Signal** | Disk |\n\n### What you can do\n\n```sh\ndf -h\n```"
+    scenes.delivery(event, "github", "sent", sent_at=now(), url=issue, title="Disk pressure", body=body)
+    scenes.delivery(event, "postmark", "failed", error="Inactive: a@example.com", remedy="Reactivate the address.")
+    scenes.delivery(event, "postmark", "held", kind="reminder", error="The agent is in dry-run: nobody is told.")
     return event
 
 
@@ -125,6 +131,7 @@ def test_every_page_is_accessible_quiet_and_fits(make_desk, night: SignalEvent, 
     desk = make_desk(color_scheme=scheme, viewport=size)
     for path in PAGES:
         page = desk.open(path.format(night.pk))
+        page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         found = Axe().run(page).response["violations"]
         assert [(path, each["id"], [node["target"] for node in each["nodes"]]) for each in found] == []
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], path

@@ -9,6 +9,7 @@ import msgspec
 from byteport.core.clock import now
 from byteport.core.resource import ResourceRef
 from byteport.models import Heartbeat
+from incidents.models import Delivery
 from runbooks.models import AgentAction, Approval, GateVerdict, VerificationSample
 from runbooks.runbook import Diagnosis, Plan, Step, Timing
 from signals.models import SignalEvent, TimelineEntry
@@ -128,6 +129,20 @@ def action(event: SignalEvent, step: str, status: str, message: str, **fields: A
 def look(event: SignalEvent, seconds: float, value: float | None, judged: str) -> VerificationSample:
     at = event.detected_at + timedelta(seconds=seconds)
     return VerificationSample.objects.create(event=event, at=at, value=value, look=judged, message=f"{value} % used")
+
+
+def delivery(event: SignalEvent, channel: str, status: str, **fields: Any) -> Delivery:
+    values = {"kind": "escalated", "error": "", "due_at": now() if status in Delivery.PENDING else None, **fields}
+    return Delivery.objects.create(
+        event=event,
+        channel=channel,
+        status=status,
+        uid=uuid4(),
+        fingerprint=event.fingerprint,
+        severity=event.severity,
+        created_at=now(),
+        **values,
+    )
 
 
 def alive(*roles: str) -> None:

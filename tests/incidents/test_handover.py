@@ -7,7 +7,6 @@ import json
 from contextlib import suppress
 from datetime import timedelta
 from io import StringIO
-from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
@@ -19,7 +18,7 @@ from byteport.core.clock import now
 from byteport.core.errors import Permanent
 from byteport.models import AuditEntry, QueuedTask
 from incidents.escalation.channel import Setup
-from incidents.models import Delivery, Told
+from incidents.models import Told
 from signals.models import SignalEvent
 from tests.incidents import scenes
 from tests.incidents.farend import StandInChannel, channels
@@ -45,16 +44,6 @@ def page(client: Client, path: str) -> str:
     answer = client.get(path)
     assert answer.status_code == 200
     return answer.content.decode()
-
-
-def delivery(event: SignalEvent, status: str, **fields) -> Delivery:
-    values = {"channel": "pigeon", "kind": "escalated", "error": "", **fields}
-    if status in Delivery.PENDING:
-        values["due_at"] = now()
-    return Delivery.objects.create(
-        event=event, uid=uuid4(), fingerprint=event.fingerprint, severity=event.severity,
-        status=status, created_at=now(), **values,
-    )  # fmt: skip
 
 
 def doctor() -> dict[str, list[dict[str, str]]]:
@@ -128,11 +117,11 @@ def test_a_channel_that_is_half_set_up_is_pointed_out(pigeon, setup, ids):
 
 def test_what_failed_stands_on_every_page_with_the_remedy(operator, pigeon):
     event = scenes.incident("escalated")
-    delivery(event, Told.FAILED, error="The pigeon is ill.", remedy="Feed it.")
+    scenes.delivery(event, "pigeon", Told.FAILED, error="The pigeon is ill.", remedy="Feed it.")
     for path in ("/", "/agent/"):
         shown = page(operator, path)
         assert "Pigeon does not get through." in shown
-        assert "The pigeon is ill. Feed it." in shown
+        assert "The pigeon is ill. → Feed it." in shown
         assert f'href="/incidents/{event.pk}/"' in shown
     assert doctor()["hand-over"][0]["fix"] == "Feed it."
 
@@ -140,14 +129,16 @@ def test_what_failed_stands_on_every_page_with_the_remedy(operator, pigeon):
 @pytest.mark.parametrize(("minutes", "shown"), [(5, False), (20, True)])
 def test_a_long_outage_stands_on_every_page_and_a_short_one_does_not(operator, pigeon, minutes, shown):
     event = scenes.incident("escalated")
-    delivery(event, Told.SENDING, error="502", failing_since=now() - timedelta(minutes=minutes))
+    scenes.delivery(event, "pigeon", Told.SENDING, error="502", failing_since=now() - timedelta(minutes=minutes))
     assert ("Pigeon does not get through." in page(operator, "/")) is shown
     assert ("hand-over" in doctor()) is shown
 
 
 def test_an_incident_shows_each_delivery_and_what_it_said(operator, pigeon):
     event = scenes.incident("escalated")
-    delivery(event, Told.SENT, sent_at=now(), url="https://pigeon.example/5", title="Coo", body="It is **bad**")
+    scenes.delivery(
+        event, "pigeon", Told.SENT, sent_at=now(), url="https://pigeon.example/5", title="Coo", body="It is **bad**"
+    )
     shown = page(operator, f"/incidents/{event.pk}/")
     assert "Arrived" in shown
     assert 'href="https://pigeon.example/5"' in shown
@@ -158,7 +149,7 @@ def test_an_incident_shows_each_delivery_and_what_it_said(operator, pigeon):
 
 def test_an_incident_shows_what_would_be_said_and_why_it_is_not(operator, pigeon):
     event = scenes.incident("escalated")
-    delivery(event, Told.HELD, error="The agent is in dry-run: nobody is told.")
+    scenes.delivery(event, "pigeon", Told.HELD, error="The agent is in dry-run: nobody is told.")
     shown = " ".join(page(operator, f"/incidents/{event.pk}/").split())
     assert "Not sent" in shown
     assert "The agent is in dry-run: nobody is told." in shown
@@ -168,7 +159,7 @@ def test_an_incident_shows_what_would_be_said_and_why_it_is_not(operator, pigeon
 
 def test_an_operator_sends_again_what_failed(operator, pigeon):
     event = scenes.incident("escalated")
-    row = delivery(event, Told.FAILED, error="ill")
+    row = scenes.delivery(event, "pigeon", Told.FAILED, error="ill")
     path = f"/incidents/{event.pk}/deliveries/{row.pk}/again/"
     assert path in page(operator, f"/incidents/{event.pk}/")
     answer = operator.post(path, follow=True)
@@ -183,6 +174,6 @@ def test_an_operator_sends_again_what_failed(operator, pigeon):
 def test_who_is_no_operator_sends_nothing_again(client, pigeon):
     client.force_login(User.objects.create_user("guest"))
     event = scenes.incident("escalated")
-    row = delivery(event, Told.FAILED, error="ill")
+    row = scenes.delivery(event, "pigeon", Told.FAILED, error="ill")
     assert client.post(f"/incidents/{event.pk}/deliveries/{row.pk}/again/").status_code == 403
     assert "Send again" not in page(client, f"/incidents/{event.pk}/")
