@@ -12,6 +12,7 @@ OPT_IN_SETTING = "byteport.auto_remediate"
 IDLE_STATES = "('idle in transaction', 'idle in transaction (aborted)')"
 MAX_DATABASES = 1000
 QUERY_BYTES = 1000
+MAX_WAITING = 100  # whom a session waits for is asked one by one, and each answer holds up the others' locks
 MAX_SESSIONS = 200  # that are looked at one by one; the oldest come first
 # Clients on whose read-only transactions something else relies: a parallel dump, the other half of a transaction.
 RELIED_ON = "('pg_dump', 'pg_dumpall', 'pg_restore', 'postgres_fdw', 'dblink')"
@@ -227,11 +228,14 @@ def why_left(rules: tuple[Rule, ...]) -> str:
 
 SESSIONS = f"""
     WITH held AS MATERIALIZED (
-        SELECT pid, {HELD} FROM pg_locks GROUP BY pid
+        SELECT pid, {HELD} FROM pg_locks
+        WHERE pid IN (SELECT a.pid FROM pg_stat_activity AS a WHERE a.state IN {IDLE_STATES})
+        GROUP BY pid
     ), blocked AS MATERIALIZED (
         SELECT blocker AS pid, count(*) AS waiting
-        FROM pg_stat_activity AS w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS blocker
-        WHERE w.wait_event_type = 'Lock' GROUP BY blocker
+        FROM (SELECT a.pid FROM pg_stat_activity AS a WHERE a.wait_event_type = 'Lock' LIMIT {MAX_WAITING}) AS w
+        CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS blocker
+        GROUP BY blocker
     ), s AS MATERIALIZED (
         SELECT {SESSION}
         FROM pg_stat_get_activity(NULL) AS a LEFT JOIN held ON held.pid = a.pid {NAMES}
