@@ -210,7 +210,7 @@ class RunbookPolicyAdmin(PolicyAdmin):
         "good_samples",
     )
     fieldsets = (
-        (None, {"fields": ("runbook", "enabled", "dry_run", "needs_approval", "cooldown_s")}),
+        (None, {"fields": ("runbook", "enabled", "dry_run", "needs_approval", "cooldown_s", "step")}),
         (
             "Verification",
             {"fields": ("verify_delay_s", "verify_interval_s", "verify_deadline_s", "good_samples")},

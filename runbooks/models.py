@@ -101,6 +101,12 @@ class RunbookPolicy(models.Model):
     good_samples = models.PositiveIntegerField(
         default=3, validators=[MinValueValidator(1)], help_text="Good looks in a row that count as resolved."
     )
+    step = models.PositiveIntegerField(
+        default=1,
+        db_default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="How much one run adds, of a runbook that adds something (scale_up: replicas).",
+    )
 
     class Meta:
         db_table = "runbook_policies"

@@ -45,4 +45,4 @@ def timing_for(policy: RunbookPolicy, signal: str, resource: ResourceRef) -> Tim
     if resource.is_drill:
         figures = DRILL_VERIFY
     clear = rule_for(signal, resource, rules()).clear
-    return Timing(**figures, good_samples=policy.good_samples, clear=clear)
+    return Timing(**figures, good_samples=policy.good_samples, clear=clear, step=policy.step)

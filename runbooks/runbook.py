@@ -42,6 +42,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     verify_deadline_s: float
     good_samples: int
     clear: float  # the signal counts as cleared below this value
+    step: int = 1  # how much one run adds, where the runbook adds something
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
