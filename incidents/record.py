@@ -165,18 +165,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return said[-1] if said else self.reason
 
     @property
-    def exit_code(self) -> int | None:
-        """Of the program that the incident is about, where the diagnosis has found one."""
-        code = self.diagnosis.facts.get("exit_code") if self.diagnosis else None
-        return code if isinstance(code, int) and not isinstance(code, bool) else None
-
-    @property
-    def log_excerpt(self) -> str:
-        """What that program wrote last, as it was read; empty where the diagnosis has none."""
-        log = self.diagnosis.facts.get("log") if self.diagnosis else None
-        return log if isinstance(log, str) else ""
-
-    @property
     def capacity_bytes(self) -> float | None:
         """How much the file system holds, where the diagnosis has looked."""
         mount = self.diagnosis.facts.get("mount") if self.diagnosis else None

@@ -46,15 +46,14 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen, and what BytePort makes of it. The two are never mixed.
-
-    Two facts are told to people by name: `exit_code` (an int), and `log` (text: what the failing program wrote last).
-    """
+    """What was seen, and what BytePort makes of it. The two are never mixed."""
 
     evidence: tuple[str, ...]
     inference: str
     confident: bool = True  # False: the inference is a guess, and is called one
     facts: dict[str, Any] = {}
+    exit_code: int | None = None  # of the program that failed
+    log: str = ""  # what it wrote last, the latest line last
 
 
 class StepKind(StrEnum):

@@ -56,13 +56,18 @@ def _facts(record: Record, severity: str) -> Iterator[tuple[str, str]]:
     yield "Resource", f"{record.label} ({record.resource})"
     yield from _place(record.resource)
     yield "Detail", record.detail
-    yield "Exit code", str(record.exit_code) if record.exit_code is not None else ""
+    yield "Exit code", _exit_code(record)
     yield "Value", _value(record)
     yield "Value at detection", figure(record.value_then, record.unit) if record.judged_by_value else ""
     yield "Detected", f"{stamp(record.detected_at)} UTC"
     yield "Handed over", f"{stamp(record.escalated_at)} UTC" if record.escalated_at else ""
     yield "Reported by", record.source
     yield "Runbook", record.runbook or ("" if record.has_runbook else "none for this signal")
+
+
+def _exit_code(record: Record) -> str:
+    code = record.diagnosis.exit_code if record.diagnosis else None
+    return str(code) if code is not None else ""
 
 
 def _place(resource: str) -> Iterator[tuple[str, str]]:
@@ -138,7 +143,7 @@ def _seen(record: Record) -> Iterator[Block]:
 
 def _log(record: Record) -> Iterator[Block]:
     """Its end. Masked as a whole, so that no secret is cut into two halves that look like none."""
-    masked = mask_secrets(record.log_excerpt[-LOG_READ:])
+    masked = mask_secrets((record.diagnosis.log if record.diagnosis else "")[-LOG_READ:])
     latest = "\n".join(masked.splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:]
     if latest.strip():
         yield Excerpt(latest)

@@ -121,6 +121,8 @@ class RestartWithBackoff:
             inference=inference,
             confident=cause.confident,
             facts=facts,
+            exit_code=found.container.ended.exit_code if found.container.ended else None,
+            log="\n".join(found.container.log),
         )
 
     def plan(self, event: EventView, diagnosis: Diagnosis, timing: Timing) -> Plan | CannotPlan:

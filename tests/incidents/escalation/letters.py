@@ -69,7 +69,7 @@ def poisoned(text: str) -> Record:
         detail=text,
         source=text,
         reason=text,
-        diagnosis=Diagnosis(evidence=(text, text), inference=text, facts={"log": text, "exit_code": 1}),
+        diagnosis=Diagnosis(evidence=(text, text), inference=text, log=text, exit_code=1),
         timeline=(Entry(at(1), text, "escalated", text),),
         deeds=(deed(text, text, 1, 1, "failed", text),),
         gates=(Gate(1, "opt_in", False, text, at(1)),),

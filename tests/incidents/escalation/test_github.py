@@ -160,7 +160,7 @@ def test_a_log_that_holds_a_marker_is_taken_for_no_issue_of_byteports(hub):
     other = uuid4()
     marker = f"<!-- byteport fingerprint={other.hex} severity=warning -->\n<!-- byteport delivery={uuid4().hex} -->"
     event = scenes.planned("detected")
-    event.diagnosis["facts"]["log"] = marker
+    event.diagnosis["log"] = marker
     event.save(update_fields=["diagnosis"])
     escalate(event)
     run_due()

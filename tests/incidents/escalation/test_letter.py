@@ -88,9 +88,7 @@ def test_what_the_gates_refused_is_said_with_its_reason():
 
 def test_exit_code_and_the_end_of_the_log_are_shown_masked():
     log = "\n".join(f"line {n}" for n in range(500)) + "\npassword=hunter2\npanic: out of luck"
-    body = escalated_body(
-        note(escalated(diagnosis=Diagnosis(evidence=(), inference="", facts={"log": log, "exit_code": 137})))
-    )
+    body = escalated_body(note(escalated(diagnosis=Diagnosis(evidence=(), inference="", log=log, exit_code=137))))
     assert "| **Exit code** | 137 |" in body
     assert "panic: out of luck" in body
     assert "line 499" in body
@@ -100,7 +98,7 @@ def test_exit_code_and_the_end_of_the_log_are_shown_masked():
 
 def test_a_secret_that_the_cut_would_halve_is_masked_all_the_same():
     key = "-----BEGIN RSA PRIVATE KEY-----\n" + "\n".join("MIIEow" + "x" * 58 for _ in range(80))
-    body = escalated_body(note(escalated(diagnosis=Diagnosis(evidence=(), inference="", facts={"log": key}))))
+    body = escalated_body(note(escalated(diagnosis=Diagnosis(evidence=(), inference="", log=key))))
     assert "MIIEow" not in body
 
 
@@ -222,11 +220,10 @@ def test_the_picture_is_drawn_also_of_odd_courses():
 
 def huge() -> dict:
     deeds = tuple(deed("@" * 600, "x", n, 1, "failed", "#" * 600) for n in range(120))
-    facts = {"log": "`" * 60_000}
     return {
         "deeds": deeds,
         "gates": tuple(Gate(n, "opt_in", False, f"{n}" + "<" * 600, at(n)) for n in range(120)),
-        "diagnosis": Diagnosis(evidence=("&" * 600,) * 500, inference="@" * 9_000, facts=facts),
+        "diagnosis": Diagnosis(evidence=("&" * 600,) * 500, inference="@" * 9_000, log="`" * 60_000),
         "detail": "@" * 9_000,
         "label": "@" * 1_000,
     }

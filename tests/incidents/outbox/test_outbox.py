@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 import time_machine
 from django.db import transaction
+from django.utils.module_loading import import_string
 from django_q.signing import SignedPackage
 
 from byteport import tasks
@@ -19,6 +20,8 @@ from incidents import conclude
 from incidents.escalation.channel import Kind, Limited, Setup, Undeliverable
 from incidents.models import Delivery, Told
 from incidents.outbox import delivery, rounds
+from incidents.outbox.rounds import CONFIRM
+from incidents.outbox.write import DELIVER
 from runbooks.models import AgentSettings
 from runbooks.stage import Move
 from signals.models import ResolvedBy, SignalEvent, Status
@@ -132,6 +135,11 @@ def test_what_was_sent_is_kept_as_it_was(far):
     event = handed_over()
     run_due()
     assert (the().title, the().body) == ("Disk pressure of /var on web-1", f"Incident {event.pk}: **escalated**")
+
+
+def test_what_is_put_into_the_queue_is_there_to_be_called():
+    assert import_string(DELIVER) is tasks.deliver
+    assert import_string(CONFIRM) is tasks.confirm
 
 
 # --- when it is over

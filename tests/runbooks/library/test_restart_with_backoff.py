@@ -240,6 +240,8 @@ def test_what_a_restart_would_not_change_is_handed_over_with_its_log(shop, clock
     assert event.status == "escalated"
     assert said in event.reason
     assert log.strip() in evidence(event)
+    assert diagnosis_of(event).log == log.strip()
+    assert f"exit code {diagnosis_of(event).exit_code}" in evidence(event)
     assert shop.changing() == []
 
 
