@@ -10,6 +10,7 @@ import msgspec
 from django.db.models import Avg, Case, Count, F, IntegerField, Min, Model, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
+from byteport.core.errors import Permanent
 from byteport.core.outcome import Severity
 from byteport.heartbeats import ALIVE_S
 from byteport.models import AuditEntry, Heartbeat, QueuedTask
@@ -18,7 +19,7 @@ from runbooks.policy import default_policy, is_switched_on
 from runbooks.runbook import RUNBOOKS, Diagnosis, Plan, Runbook
 from runbooks.stage import diagnosis_of, plan_of
 from signals.models import ResolvedBy, SignalEvent, Source, SourceStream, Status, TimelineEntry
-from signals.source import SOURCES, PollSource, StreamSource
+from signals.source import SOURCES, MetricSource, PollSource, StreamSource
 
 M = TypeVar("M", bound=Model)
 
@@ -166,6 +167,12 @@ class SourceHealth(msgspec.Struct, frozen=True):
     def is_polled(self) -> bool:
         return _is_asked(self.source)
 
+    @property
+    def measured_lag_s(self) -> float | None:
+        """How old the newest measurement was when it was read."""
+        measured, read = self.source.last_reading_at, self.source.last_success_at
+        return max((read - measured).total_seconds(), 0) if measured and read else None
+
 
 def _is_asked(row: Source) -> bool:
     """Whether BytePort asks it or follows it, so that it may not fall silent."""
@@ -194,8 +201,17 @@ def _source_state(row: Source, lag_s: float | None, polled: bool) -> str:
     ):
         return "failing"
     if polled:
-        return "late" if lag_s is None or lag_s > LATE_S else "ok"
+        return "late" if lag_s is None or lag_s > LATE_S + every_s(row) else "ok"
     return "silent" if lag_s is None else "ok"
+
+
+def every_s(row: Source) -> float:
+    """The pace of a source that has one of its own; 0 for the others, and for one whose options are none."""
+    kind = SOURCES.get(row.kind)
+    try:
+        return kind.every_s(row.options) if isinstance(kind, MetricSource) else 0.0
+    except Permanent:
+        return 0.0
 
 
 class Processes(msgspec.Struct, frozen=True):

@@ -14,10 +14,10 @@ from runbooks.facts import reports_end
 from runbooks.models import AgentAction, VerificationSample
 from runbooks.runbook import EventView, Judgement, Look, Plan, ProgressState, RollsOut, Runbook, Timing
 from runbooks.stage import Move, view_of
-from signals.health import config_of
+from signals.health import config_of, spent
 from signals.models import SignalEvent, Source, Status
 from signals.reading import Reading, State
-from signals.source import SOURCES, PollSource
+from signals.source import SOURCES, MetricSource, PollSource
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -40,9 +40,11 @@ def look(event: SignalEvent, at: datetime) -> Move:
         message=judgement.message,
     )
     earlier = [(s.at, Look(s.look)) for s in VerificationSample.objects.filter(event=event, at__gte=_since(event))]
-    verified = conclude([*earlier, (at, judgement.look)], judgement, plan.timing, deadline(event, plan))
+    until = deadline(event, plan) + _behind(event)
+    verified = conclude([*earlier, (at, judgement.look)], judgement, plan.timing, until)
     if verified.helped is None:
-        return Move(delay_s=plan.timing.verify_interval_s, rows=(sample,))
+        pause_s = max(plan.timing.verify_interval_s, reading.period_s if reading else 0)  # for a new measurement each
+        return Move(delay_s=pause_s, rows=(sample,))
     to = Status.RESOLVED if verified.helped else Status.ESCALATED
     return Move(to=to, reason=verified.reason, rows=(sample,))
 
@@ -81,6 +83,18 @@ def deadline(event: SignalEvent, plan: Plan) -> datetime:
     return _since(event) + timedelta(seconds=plan.timing.verify_deadline_s)
 
 
+def _behind(event: SignalEvent) -> timedelta:
+    """How long after a change its source can tell of it: the deadline is for the change, not for the vendor."""
+    row = Source.objects.filter(slug=event.source).first()
+    source = SOURCES.get(row.kind) if row else None
+    if row is None or not isinstance(source, MetricSource):
+        return timedelta(0)
+    try:
+        return timedelta(seconds=source.behind_s(row.options, event.signal))
+    except Permanent:  # its options are none (any more): the look itself says so
+        return timedelta(0)
+
+
 def _look_once(
     event: SignalEvent, runbook: Runbook, view: EventView, plan: Plan, at: datetime
 ) -> tuple[Reading | None, Judgement]:
@@ -91,6 +105,8 @@ def _look_once(
         reading = _reread(event, runbook, view, at)
     except (Temporary, Permanent) as error:
         return None, Judgement(Look.INCONCLUSIVE, f"the source could not be read: {error}")
+    if reading is not None and reading.period_s and reading.at < _since(event):
+        return reading, Judgement(Look.INCONCLUSIVE, "the latest measurement began before the last action ended")
     if reading is not None and reading.state is State.RESOLVED:
         return reading, Judgement(Look.GOOD, f"{view.source} reports that it is over")
     return reading, runbook.judge(view, reading, plan.timing)
@@ -113,7 +129,11 @@ def _reread(event: SignalEvent, runbook: Runbook, view: EventView, at: datetime)
     row = Source.objects.filter(slug=event.source).first()
     source = SOURCES.get(row.kind) if row else None
     if row is not None and isinstance(source, PollSource):
-        return source.reread(config_of(row), view.signal, view.resource, at)
+        config = config_of(row)
+        try:
+            return source.reread(config, view.signal, view.resource, at)
+        finally:
+            spent(row.slug, config.progress, at=at)
     if runbook.can_reread(view):
         return runbook.reread(view, at)
     if reports_end(view) and event.cleared_at is not None:

@@ -14,6 +14,7 @@ from unfold.decorators import action
 from unfold.enums import ActionVariant
 
 from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, RecordInline, choice_filter, column
+from byteport.core.units import human_duration
 from byteport.sealing import seal
 from byteport.snapshot import snapshot
 from signals.models import (
@@ -26,11 +27,12 @@ from signals.models import (
     signal_names,
     source_kinds,
 )
-from signals.source import SOURCES, StreamSource, WebhookSource
+from signals.source import SOURCES, MetricSource, StreamSource, WebhookSource
 from signals.trial import trial
 from signals.webhook import LIMIT_BYTES
 
 HEALTH = ("last_success_at", "last_reading_at", "readings_total", "last_error_at", "last_error", "created_at")
+METERED = ("lag", "read_until", "calls_on", "calls_today", "calls_yesterday")
 SAMPLES_SHOWN = 30
 PLANTED = frozenset({"host", "kubernetes", "postgres"})
 SHOW_ONCE = "byteport_secret"  # the attribute of a request that carries a new secret to its one reply
@@ -51,6 +53,9 @@ class SourceForm(FreshForm):
         options = self.cleaned_data["options"]
         if not isinstance(options, dict):
             raise ValidationError('Write a JSON object, e.g. {"region": "eu-central-1"}, or {} for none.')
+        kind = SOURCES.get(self.cleaned_data.get("kind") or self.instance.kind)
+        if isinstance(kind, MetricSource) and (fault := kind.fault(options)):
+            raise ValidationError(f"Not as {kind.title} needs it: {fault}")
         return options
 
 
@@ -72,12 +77,16 @@ class SourceAdmin(AuditedAdmin):
     list_filter_submit = True
     search_fields = ("slug",)
     actions_detail = ("new_secret", "try_it")
-    readonly_fields = ("address", *HEALTH)
+    readonly_fields = ("address", *HEALTH, *METERED)
     fieldsets = (
         (None, {"fields": ("slug", "kind", "enabled", "options", "address")}),
         (
             "Health",
             {"fields": HEALTH, "description": "Written by BytePort each time that the source is read or calls."},
+        ),
+        (
+            "Reading of metrics",
+            {"fields": METERED, "description": "For sources that BytePort asks for metrics, each call at a price."},
         ),
     )
     add_fieldsets = ((None, {"fields": ("slug", "kind", "enabled", "options")}),)
@@ -93,6 +102,13 @@ class SourceAdmin(AuditedAdmin):
     @column("Address")
     def address(self, obj: Source) -> str:
         return address_of(obj) if webhook_of(obj) else "BytePort asks or follows this source by itself."
+
+    @column("Lag")
+    def lag(self, obj: Source) -> str:
+        """How old the newest measurement was when it was read."""
+        if obj.last_reading_at is None or obj.last_success_at is None:
+            return "—"
+        return human_duration(max((obj.last_success_at - obj.last_reading_at).total_seconds(), 0))
 
     def get_inlines(self, request: HttpRequest, obj: Source | None) -> list[type[Streams]]:
         return [Streams] if obj and isinstance(SOURCES.get(obj.kind), StreamSource) else []

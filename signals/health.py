@@ -6,12 +6,12 @@ from datetime import datetime
 
 import structlog
 from django.db import DatabaseError
-from django.db.models import F, Q
+from django.db.models import Case, F, Q, Value, When
 
 from byteport.sealing import unseal
 from signals.mapping import RuleSet
 from signals.models import AlertMapping, Source
-from signals.source import SourceConfig
+from signals.source import Progress, SourceConfig
 from signals.standard_alerts import STANDARD_RULES
 
 log = structlog.get_logger()
@@ -63,7 +63,7 @@ def _read_source(slug: str) -> Source | None:
 def config_of(row: Source) -> SourceConfig:
     """The row as its source gets it: the secret unsealed, the mapping's rules in order."""
     secret = unseal(row.sealed_secret) if row.sealed_secret else ""
-    return SourceConfig(row.slug, row.options, secret, rules_of(row.pk))
+    return SourceConfig(row.slug, row.options, secret, rules_of(row.pk), Progress(row.read_until))
 
 
 def rules_of(source_id: int) -> RuleSet:
@@ -83,9 +83,12 @@ def forget() -> None:
     _sources.clear()
 
 
-def succeeded(slug: str, *, at: datetime, readings: int, latest: datetime | None) -> None:
+def succeeded(
+    slug: str, *, at: datetime, readings: int, latest: datetime | None, read_until: datetime | None = None
+) -> None:
     """Notes that a source was read, or has called."""
     fields = {"last_reading_at": latest} if latest else {}
+    fields |= {"read_until": read_until} if read_until else {}
     Source.objects.filter(slug=slug).update(
         last_success_at=at, last_error="", readings_total=F("readings_total") + readings, **fields
     )
@@ -109,3 +112,12 @@ def called(slug: str, *, at: datetime, readings: int, latest: datetime | None) -
 def failed(slug: str, *, at: datetime, error: str) -> None:
     """Notes that a source could not be read. The text is shown to operators."""
     Source.objects.filter(slug=slug).update(last_error_at=at, last_error=error[:2000])
+
+
+def spent(slug: str, progress: Progress, *, at: datetime) -> None:
+    """Notes the calls that a source has made, by day (UTC)."""
+    if progress.calls:
+        today = Q(calls_on=at.date())
+        counted = Case(When(today, then=F("calls_today") + progress.calls), default=Value(progress.calls))
+        before = Case(When(today, then=F("calls_yesterday")), default=F("calls_today"))
+        Source.objects.filter(slug=slug).update(calls_on=at.date(), calls_today=counted, calls_yesterday=before)

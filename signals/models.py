@@ -44,6 +44,12 @@ class Source(models.Model):
     last_error_at = models.DateTimeField(null=True, editable=False)
     last_error = models.TextField(blank=True, editable=False)
     readings_total = models.BigIntegerField(default=0, editable=False)
+    read_until = models.DateTimeField(null=True, editable=False, help_text="All that was measured before is read.")
+    calls_on = models.DateField(null=True, editable=False, help_text="The day (UTC) of the latest call.")
+    calls_today = models.PositiveBigIntegerField(db_default=0, editable=False, help_text="Calls on that day.")
+    calls_yesterday = models.PositiveBigIntegerField(
+        db_default=0, editable=False, help_text="Calls on the last day before that had any."
+    )
 
     class Meta:
         db_table = "sources"

@@ -24,7 +24,7 @@ from signals import health
 from signals.following import Follow
 from signals.ingest import Ingested, ingest
 from signals.models import Source
-from signals.source import SOURCES, PollSource, StreamSource
+from signals.source import SOURCES, MetricSource, PollSource, StreamSource
 
 log = structlog.get_logger()
 
@@ -38,14 +38,18 @@ def poll_once(row: Source, at: datetime) -> Ingested:
     if not isinstance(source, PollSource):
         why = "manage.py watch follows it" if isinstance(source, StreamSource) else "it calls BytePort by itself"
         raise Permanent(f"{row.slug} is not a source that can be polled: {why}.")
+    config = health.config_of(row)
     try:
-        readings = source.poll(health.config_of(row), at)
+        readings = source.poll(config, at)
     except BytePortError as error:
         health.failed(row.slug, at=at, error=str(error))
         raise
+    finally:
+        health.spent(row.slug, config.progress, at=at)
     ingested = ingest(readings)
     latest = max((reading.at for reading in readings), default=None)
-    health.succeeded(row.slug, at=at, readings=len(readings), latest=latest)
+    read_until = config.progress.read_until
+    health.succeeded(row.slug, at=at, readings=len(readings), latest=latest, read_until=read_until)
     return ingested
 
 
@@ -124,11 +128,19 @@ class Poller(threading.Thread):
             ingested = poll_once(row, at)
         except (Temporary, Permanent, DatabaseError, Source.DoesNotExist) as error:
             log.warning("source failed", source=self.slug, error=str(error), faults=faults + 1)
-            return backoff_s(faults), faults + 1
+            asked_s = error.delay_s if isinstance(error, Temporary) else 0.0
+            return max(backoff_s(faults), asked_s), faults + 1
         if ingested.opened or ingested.cleared:
             log.info("readings", source=self.slug, opened=ingested.opened, cleared=ingested.cleared)
-        source = SOURCES[row.kind]
-        return (source.interval_s() if isinstance(source, PollSource) else REFRESH_S), 0
+        return pause_s(row), 0
+
+
+def pause_s(row: Source) -> float:
+    """Seconds from the beginning of one good poll to the next."""
+    source = SOURCES[row.kind]
+    if isinstance(source, MetricSource):
+        return source.every_s(row.options)
+    return source.interval_s() if isinstance(source, PollSource) else REFRESH_S
 
 
 def backoff_s(faults: int) -> float:

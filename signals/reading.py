@@ -30,6 +30,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""  # what the signal adds to tell two events apart: container and exit code, say
     source: str = ""  # the slug of the source
     labels: dict[str, str] = {}
+    period_s: float = 0.0  # of a metric that is measured over periods: `at` is when its period began
 
     @property
     def fingerprint(self) -> str:

@@ -80,7 +80,8 @@ def _route_judged(track: Track, reading: Reading, rule: Rule) -> Routed:
 
 
 def _route_measured(track: Track, reading: Reading, value: float, rule: Rule) -> Routed:
-    gap = track.last_at is None or (reading.at - track.last_at).total_seconds() > rule.max_gap_s
+    gap_s = rule.max_gap_s + reading.period_s  # what comes once in a period is not silent in between
+    gap = track.last_at is None or (reading.at - track.last_at).total_seconds() > gap_s
     breach_since = clear_since = None
     if value > rule.threshold:
         breach_since = reading.at if gap or track.breach_since is None else track.breach_since

@@ -18,6 +18,17 @@ from signals.reading import Reading
 from signals.standard_alerts import STANDARD_RULES
 
 
+class Progress(msgspec.Struct):
+    """How far a source has read, and the calls that it has made. It moves both on; BytePort keeps them once what was
+    read is durable, and the calls also when it fails."""
+
+    read_until: datetime | None = None
+    calls: int = 0
+
+    def count(self) -> None:
+        self.calls += 1
+
+
 class SourceConfig(msgspec.Struct, frozen=True):
     """What an operator has set for one row of `sources`: slug, settings, the unsealed secret, the mapping of alerts."""
 
@@ -25,6 +36,7 @@ class SourceConfig(msgspec.Struct, frozen=True):
     options: dict[str, Any] = {}
     secret: str = ""
     rules: RuleSet = STANDARD_RULES
+    progress: Progress = msgspec.field(default_factory=Progress)
 
 
 @runtime_checkable
@@ -43,6 +55,21 @@ class PollSource(Protocol):
 
     def reread(self, config: SourceConfig, signal: str, resource: ResourceRef, now: datetime) -> Reading | None:
         """Looks at one resource now, for verification. None: there is no data. Raises Temporary or Permanent."""
+
+
+@runtime_checkable
+class MetricSource(PollSource, Protocol):
+    """A poll source that reads a vendor's metrics: each of its rows has a pace of its own, each call
+    costs, and a measurement is there only a while after it was made."""
+
+    def every_s(self, options: dict[str, Any]) -> float:
+        """Seconds from one poll to the next. Raises Permanent when the options are none."""
+
+    def behind_s(self, options: dict[str, Any], signal: str) -> float:
+        """How long it takes at the most until a reading of the signal tells of a change. Raises Permanent too."""
+
+    def fault(self, options: dict[str, Any]) -> str:
+        """What is wrong with a row's options; empty when nothing is."""
 
 
 class StreamHealth(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ def server() -> Iterator[str]:
 
 
 def reset() -> None:
-    for service in ("ssm", "ec2", "sts", "iam"):
+    for service in ("ssm", "ec2", "sts", "iam", "cloudwatch"):
         get_backend(service).reset()
 
 

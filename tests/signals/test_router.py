@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from byteport.core.outcome import Severity
 from byteport.core.resource import ResourceRef
@@ -35,6 +36,13 @@ def whys(*readings: Reading) -> list[Why]:
 def test_a_value_above_the_threshold_fires_once_it_has_held_for_the_window():
     assert whys(reading(0), reading(30), reading(59)) == [Why.NOT_SUSTAINED] * 3
     assert whys(reading(0), reading(30), reading(60))[-1] is Why.FIRES
+
+
+def test_a_metric_that_comes_once_in_a_period_is_not_silent_in_between():
+    each_five_minutes = [structs.replace(reading(seconds), period_s=300) for seconds in (0, 300, 600)]
+    assert whys(*each_five_minutes) == [Why.NOT_SUSTAINED, Why.FIRES, Why.FIRES]
+    with_one_missing = [structs.replace(reading(seconds), period_s=300) for seconds in (0, 600)]
+    assert whys(*with_one_missing) == [Why.NOT_SUSTAINED] * 2
 
 
 def test_the_threshold_itself_does_not_fire():
