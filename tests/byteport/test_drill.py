@@ -3,6 +3,7 @@ own, the file system that fills up, HTTP. It takes as long as the story takes.""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
+from byteport import embedded
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE_S = 120  # against hanging; no measure of speed
 
@@ -22,7 +25,9 @@ PATIENCE_S = 120  # against hanging; no measure of speed
 @pytest.fixture
 def environment(tmp_path):
     env = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_URL", "BYTEPORT_"))}
-    return {**env, "BYTEPORT_STATE_DIR": str(tmp_path / "state")}
+    state = tmp_path / "state"
+    yield {**env, "BYTEPORT_STATE_DIR": str(state)}
+    shutil.rmtree(embedded.status(state).data.parent, ignore_errors=True)  # as root it lies outside
 
 
 def manage(*arguments: str) -> list[str]:
