@@ -17,17 +17,12 @@ from incidents.markup import to_html
 from incidents.postmortem import figures, render_record
 from incidents.record import Deed, Earlier, Entry, Gap, Gate, Look, Record, Word
 from incidents.trend import Points
-from runbooks.runbook import Diagnosis, ManualStep
+from runbooks.runbook import RUNBOOKS, Diagnosis, ManualStep
 from runbooks.stage import Move
 from signals.models import ResolvedBy, Status
 from tests.incidents import scenes
-from tests.incidents.examples import ADVICE, CLEANUP_LOGS, ROLLING_RESTART, START, TERMINATE_IDLE_CONNECTIONS, at, deed
+from tests.incidents.examples import ADVICE, CLEANUP_LOGS, START, at, deed, example_of
 
-EXAMPLES = {
-    "cleanup_logs": CLEANUP_LOGS,
-    "rolling_restart": ROLLING_RESTART,
-    "terminate_idle_connections": TERMINATE_IDLE_CONNECTIONS,
-}
 HANDED_OVER = "It did not help within 120 s: 84.0 % used, not below 80 %"
 ESCALATED = replace(
     CLEANUP_LOGS,
@@ -60,11 +55,18 @@ def plain(text: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", to_html(text))).split())
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", list(RUNBOOKS))
 def test_the_example_in_the_docs_is_what_the_code_renders(name):
-    """After a change that is meant, write `render_record(EXAMPLES[name])` to this file."""
+    """After a change that is meant: `python -m tests.incidents.render_examples`."""
     file = Path(settings.BASE_DIR) / "docs" / "examples" / f"{name}.md"
-    assert file.read_text(encoding="utf-8") == render_record(EXAMPLES[name])
+    assert file.read_text(encoding="utf-8") == render_record(example_of(name))
+
+
+@pytest.mark.parametrize("name", list(RUNBOOKS))
+def test_the_example_of_a_runbook_is_of_that_runbook(name):
+    example = example_of(name)
+    assert (example.runbook, example.signal) == (name, RUNBOOKS[name].signal)
+    assert {deed.name for deed in example.deeds} <= set(RUNBOOKS[name].actions)
 
 
 # ------------------------------------------------------------------------------------------ what it says
