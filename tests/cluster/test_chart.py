@@ -6,7 +6,7 @@ Not real: no kubelet, so that the setup's Job is declared done instead of run; n
 
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 import helm_python
@@ -17,7 +17,7 @@ from kubernetes.config import load_kube_config
 
 from runbooks import rbac
 from tests.charts.rendering import CHART, EVERYTHING, LEAST, NOTHING, pods, render
-from tests.cluster.live import KUBECONFIG, MERGE, LiveCluster, Object
+from tests.cluster.live import KUBECONFIG, MERGE, ApiError, LiveCluster, Object
 from tests.cluster.objects import stamp
 
 STRICT = "?dryRun=All&fieldValidation=Strict"
@@ -74,8 +74,9 @@ def the_jobs_done(live: LiveCluster, namespace: str):
 
     def play() -> None:
         while not over.wait(0.1):
-            for job in live.items("jobs", namespace):
-                if not job.get("status", {}).get("completionTime"):
+            begun = [job for job in live.items("jobs", namespace) if "completionTime" not in job.get("status", {})]
+            for job in begun:
+                with suppress(ApiError):  # Helm has removed it meanwhile
                     live.patch("jobs", job["metadata"]["name"], namespace, complete(), subresource="status")
 
     thread = threading.Thread(target=play)

@@ -131,7 +131,7 @@ def test_a_difference_is_shown_with_what_to_do_and_mended(root, settings, kept):
     file = root / kept.path
     right = file.read_text()
     name = chart.built_in()[0]
-    wrong = right.replace(name, "x").replace(chart.switch_of(name), "x")
+    wrong = right.replace(name, "x", 1).replace(chart.switch_of(name), "x", 1)  # the first is what was written there
     assert wrong != right
     file.write_text(wrong)
     code, _, err = run("--check")
