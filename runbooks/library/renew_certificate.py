@@ -45,6 +45,7 @@ class Found(msgspec.Struct, frozen=True):
 
     why_not: str = ""
     uid: str = ""
+    generation: int = 0
     revision: int = 0
     not_after: str = ""
     ends_in_s: float = 0.0
@@ -102,7 +103,9 @@ class RenewCertificate:
         found, certificate = msgspec.convert(diagnosis.facts, Found), read_as(Certificate, reads.raw(event.resource))
         if certificate.status.revision != found.revision:
             return "it has been issued anew since it was looked at"
-        return under_way(certificate.status) or changed_by_others(certificate.metadata, event.detected_at)
+        return under_way(certificate.status) or changed_by_others(
+            certificate.metadata, event.detected_at, found.generation
+        )
 
     def progress(self, event: EventView, plan: Plan, since: datetime) -> Progress:
         status = read_as(Certificate, reads.raw(event.resource)).status
@@ -164,6 +167,7 @@ def look(target: ResourceRef, at: datetime) -> Found:
     return Found(
         why_not=obstacle(target, certificate, at) or ("" if judged_at(raw, at) is State.FIRING else not_due(target)),
         uid=certificate.metadata.uid,
+        generation=certificate.metadata.generation,
         revision=status.revision,
         not_after=iso(status.not_after),
         ends_in_s=(status.not_after - at).total_seconds() if status.not_after else 0.0,

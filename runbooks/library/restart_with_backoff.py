@@ -71,6 +71,7 @@ class Found(msgspec.Struct, frozen=True):
     target: str = ""
     why_not: str = ""
     uid: str = ""
+    generation: int = 0
     template: str = ""  # its digest
     obstacle: str = ""  # what keeps a new pod template from being rolled out, or from helping
     pods: int = 0
@@ -142,7 +143,7 @@ class RestartWithBackoff:
 
     def override(self, event: EventView, diagnosis: Diagnosis) -> str:
         found, workload = msgspec.convert(diagnosis.facts, Found), reads.workload(target_of(event))
-        others = changed_by_others(workload.metadata, event.detected_at)
+        others = changed_by_others(workload.metadata, event.detected_at, found.generation)
         if not others and reads.digest(workload.spec.template) != found.template:
             return "its pod template has been changed since it was looked at"
         return others
@@ -206,6 +207,7 @@ def look(event: EventView, target: ResourceRef) -> Found:
     return Found(
         target=str(target),
         uid=workload.metadata.uid,
+        generation=workload.metadata.generation,
         template=reads.digest(workload.spec.template),
         obstacle=obstacle(target, workload, is_ready=not bad),
         pods=len(alive),

@@ -15,7 +15,7 @@ from runbooks.kubernetes.changes import changed_by_others
 from runbooks.kubernetes.names import DEADLINE_EXCEEDED, PROGRESSING
 from runbooks.kubernetes.objects import Pod, ReplicaSet, Workload, condition
 from runbooks.kubernetes.optin import opt_in_for
-from runbooks.kubernetes.pods import current
+from runbooks.kubernetes.pods import current, unwell
 from runbooks.kubernetes.revisions import Stable
 from runbooks.kubernetes.rollout import progress_of, waiting_reasons
 from runbooks.runbook import (
@@ -42,6 +42,7 @@ class Found(msgspec.Struct, frozen=True):
 
     why_not: str = ""
     uid: str = ""
+    generation: int = 0
     template: str = ""  # its digest
     revision: int = 0
     failure: str = ""  # the controller's words
@@ -106,7 +107,7 @@ class RollbackDeployment:
 
     def override(self, event: EventView, diagnosis: Diagnosis) -> str:
         found, workload = msgspec.convert(diagnosis.facts, Found), reads.workload(event.resource)
-        others = changed_by_others(workload.metadata, event.detected_at)
+        others = changed_by_others(workload.metadata, event.detected_at, found.generation)
         if not others and reads.digest(workload.spec.template) != found.template:
             return "the failed rollout is superseded: its pod template has been changed since it was looked at"
         return others
@@ -124,8 +125,10 @@ class RollbackDeployment:
         return is_known(event.resource.place)
 
     def reread(self, event: EventView, now: datetime) -> Reading | None:
-        """The value is 1 while its rollout has failed, else 0."""
-        failed = failure_of(reads.workload(event.resource))
+        """The value is 1 while its rollout has failed, or one of its pods is not well, else 0."""
+        workload = reads.workload(event.resource)
+        pods = current(reads.pods_of(event.resource, workload))
+        failed = failure_of(workload) or "; ".join(unwell(pods, now)[:3])
         return Reading(
             signal=self.signal,
             resource=event.resource,
@@ -139,7 +142,7 @@ class RollbackDeployment:
         if reading is None or reading.value is None:
             return Judgement(Look.INCONCLUSIVE, f"there is no reading of {event.resource.label}")
         if reading.value < timing.clear:
-            return Judgement(Look.GOOD, "the rollout of the earlier revision is complete")
+            return Judgement(Look.GOOD, "the rollout of the earlier revision is complete, and its pods stay up")
         return Judgement(Look.BAD, reading.labels.get("message") or "its rollout has failed")
 
     def advise(self, event: EventView, diagnosis: Diagnosis | None) -> tuple[ManualStep, ManualStep, ManualStep]:
@@ -163,6 +166,7 @@ def look(target: ResourceRef) -> Found:
         why_not=obstacle(target, workload)
         or gitops.objection(target, workload.metadata, reads.applications(target.place)),
         uid=workload.metadata.uid,
+        generation=workload.metadata.generation,
         template=reads.digest(workload.spec.template),
         revision=revisions.number(workload.metadata),
         failure=failure_of(workload),

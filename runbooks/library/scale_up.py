@@ -16,7 +16,7 @@ from runbooks.kubernetes.changes import changed_by_others
 from runbooks.kubernetes.names import MAX_REPLICAS
 from runbooks.kubernetes.objects import Workload, condition
 from runbooks.kubernetes.optin import opt_in_for
-from runbooks.kubernetes.pods import current
+from runbooks.kubernetes.pods import current, unwell
 from runbooks.kubernetes.rollout import progress_of
 from runbooks.runbook import (
     CannotPlan,
@@ -41,6 +41,7 @@ class Found(msgspec.Struct, frozen=True):
 
     why_not: str = ""
     uid: str = ""
+    generation: int = 0
     replicas: int = 0
     most: int = 0  # by its own annotation; 0 for none
     percent: float | None = None  # of the CPU that it asks for
@@ -102,7 +103,7 @@ class ScaleUp:
 
     def override(self, event: EventView, diagnosis: Diagnosis) -> str:
         found, workload = msgspec.convert(diagnosis.facts, Found), reads.workload(event.resource)
-        others = changed_by_others(workload.metadata, event.detected_at)
+        others = changed_by_others(workload.metadata, event.detected_at, found.generation)
         if not others and workload.spec.replicas != found.replicas:
             return f"it has been scaled to {workload.spec.replicas} since it was looked at"
         scaler = load.autoscaler_of(event.resource)
@@ -126,12 +127,17 @@ class ScaleUp:
         percent = load.percent_of(load.measure(event.resource, workload, pods, now) or ())
         if percent is None:
             return None
-        return Reading(signal=self.signal, resource=event.resource, at=now, value=percent, detail=event.detail)
+        labels = {"unwell": "; ".join(unwell(pods, now)[:3])}
+        return Reading(
+            signal=self.signal, resource=event.resource, at=now, value=percent, detail=event.detail, labels=labels
+        )
 
     def judge(self, event: EventView, reading: Reading | None, timing: Timing) -> Judgement:
         if reading is None or reading.value is None:
             return Judgement(Look.INCONCLUSIVE, f"the CPU of {event.resource.label} is not measured")
         shown = f"{reading.value:.0f} % of its request"
+        if reading.labels.get("unwell"):
+            return Judgement(Look.BAD, f"{shown}, and {reading.labels['unwell']}")
         if reading.value < timing.clear:
             return Judgement(Look.GOOD, f"{shown}, below {timing.clear:g} %, and the new replicas are available")
         return Judgement(Look.BAD, f"{shown}, not below {timing.clear:g} %")
@@ -161,6 +167,7 @@ def look(target: ResourceRef) -> Found:
     return Found(
         why_not=why_not,
         uid=workload.metadata.uid,
+        generation=workload.metadata.generation,
         replicas=workload.spec.replicas,
         most=bound_of(workload),
         percent=load.percent_of(loads or ()),

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -156,6 +157,19 @@ def test_a_change_by_somebody_else_since_then_is_told(manager):
 )
 def test_controllers_and_byteport_itself_are_nobody_else(manager, subresource):
     assert changed_by_others(written(manager, 5, subresource), SINCE) == ""
+
+
+def moved(manager: str, seconds: float, subresource: str = "", generation: int = 3) -> str:
+    found = msgspec.structs.replace(written(manager, seconds, subresource), generation=generation)
+    return changed_by_others(found, SINCE, 2)
+
+
+def test_a_newer_generation_is_a_change_by_somebody_unless_a_controller_made_it():
+    assert "kubectl-edit changed it" in moved("kubectl-edit", 0), "within the very second of the detection"
+    assert "its generation was 2 and is 3" in moved("kubectl-edit", -60), "nobody is on record for it"
+    assert "its generation was 2 and is 3" in moved("kube-controller-manager", 5, "status")
+    assert moved("kube-controller-manager", 5, "scale") == ""
+    assert moved("kubectl-edit", 0, generation=2) == ""
 
 
 def test_what_is_being_deleted_is_in_somebodys_hands():

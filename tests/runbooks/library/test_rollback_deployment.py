@@ -61,6 +61,8 @@ def roll_out(cluster, *, condition: dict | None = None, **counts: int) -> None:
             }
 
         cluster.store.modify("deployment", "shop", "web", status)
+        if counts == DONE and cluster.store.get("pod", "shop", "web-5f7f49ccbd-x"):
+            cluster.store.delete("pod", "shop", "web-5f7f49ccbd-x")
 
     cluster.store.react(react)
 
