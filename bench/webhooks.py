@@ -75,8 +75,20 @@ def _resource(number: int) -> ResourceRef:
 
 
 def notification(number: int) -> bytes:
+    return notification_of(number, ALERTS)
+
+
+def firing_notification(number: int, alerts: int, resources: int) -> bytes:
+    return _posted([_alert(n % resources, "firing") for n in range(number * alerts, (number + 1) * alerts)])
+
+
+def notification_of(number: int, alerts: int, *, distinct: bool = False) -> bytes:
     """As Alertmanager 0.27 posts it: alerts of node-exporter's mixin, with its labels."""
-    alerts = [_alert(number * ALERTS + n) for n in range(ALERTS)]
+    hosts = range(number * alerts, (number + 1) * alerts)
+    return _posted([_alert(host if distinct else host % RESOURCES) for host in hosts])
+
+
+def _posted(alerts: list[dict[str, Any]]) -> bytes:
     body = {
         "version": "4", "groupKey": "{}:{}", "truncatedAlerts": 0, "status": "resolved", "receiver": "byteport",
         "groupLabels": {}, "commonLabels": {"job": "node-exporter"}, "commonAnnotations": {},
@@ -85,15 +97,14 @@ def notification(number: int) -> bytes:
     return request_of("/hooks/alertmanager", BEARER, json.dumps(body).encode())
 
 
-def _alert(number: int, status: str = "resolved") -> dict[str, Any]:
-    host = number % RESOURCES
+def _alert(host: int, status: str = "resolved") -> dict[str, Any]:
     return {
         "status": status,
         "labels": {
             "alertname": "NodeFilesystemAlmostOutOfSpace", "instance": f"web-{host}:9100", "mountpoint": "/var",
             "device": "/dev/sda1", "fstype": "ext4", "job": "node-exporter", "severity": "warning",
         },
-        "annotations": {"summary": "Filesystem has less than 5% space left.", "description": "…", "runbook_url": "http://x"},
+        "annotations": {"summary": "Filesystem has less than 5% space left.", "description": "…", "runbook_url": "x"},
         "startsAt": "2026-03-01T11:00:00.000Z", "endsAt": "0001-01-01T00:00:00Z",
         "generatorURL": "http://prometheus:9090/graph?g0.expr=node", "fingerprint": f"{host:016x}",
     }  # fmt: skip
