@@ -281,6 +281,7 @@ PAGES: dict[str, Sequence[tuple[str, str, str]]] = {  # title, model, icon
     ),
     "People": (
         ("Users", "auth.user", "person"),
+        ("Tokens for the API", "incidents.apitoken", "key"),
         ("Groups", "auth.group", "group"),
         ("Failed logins", "axes.accessattempt", "lock"),
     ),

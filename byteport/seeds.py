@@ -12,6 +12,7 @@ from byteport.clients.hosts.inventory import local_name
 from byteport.clients.kubernetes.clusters import cluster_names, is_pod
 from byteport.core.errors import Permanent
 from byteport.models import Host
+from incidents import roles
 from incidents.policies import default_row
 from runbooks.models import AgentSettings, RunbookPolicy
 from runbooks.runbook import RUNBOOKS
@@ -32,6 +33,7 @@ def plant() -> None:
     Source.objects.bulk_create([Source(slug=slug, kind=kind) for slug, kind in _sources()], ignore_conflicts=True)
     if local_name():
         Host.objects.bulk_create([Host(name=local_name(), way="local")], ignore_conflicts=True)
+    roles.plant()
     _schedule_sweep()
 
 

@@ -4,6 +4,7 @@ What a channel of escalation needs to know is read in that channel's own file.
 """
 
 import socket
+from datetime import timedelta
 from pathlib import Path
 
 import dj_database_url
@@ -69,6 +70,11 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_htmx",
     "django_q",
+    "rest_framework",
+    "django_filters",
+    "knox",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "axes",
     "csp",
     "pgtrigger",
@@ -178,6 +184,29 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_048_576  # bytes; a larger webhook is answered with 413
+
+# The API. Tokens are kept hashed; roles and scopes are in incidents.roles.
+KNOX_TOKEN_MODEL = "incidents.ApiToken"  # noqa: S105 (a model's name)
+MIGRATION_MODULES = {"knox": None}  # its own table of tokens is not used, and not made
+REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_TTL": timedelta(days=90)}
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["incidents.api.auth.BearerToken", "incidents.api.auth.Session"],
+    "DEFAULT_PERMISSION_CLASSES": ["incidents.api.auth.MayDo"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "incidents.api.problems.handled",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "BytePort",
+    "DESCRIPTION": "What is happening, what BytePort did and why; and what an operator can do. See docs/api.md.",
+    "VERSION": "1",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SERVE_PERMISSIONS": ["incidents.api.auth.MayDo"],
+    "COMPONENT_SPLIT_REQUEST": True,
+}
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"

@@ -1,6 +1,7 @@
 """What the task queue calls. Thin: each names one thing that is done elsewhere."""
 
 from byteport import loop
+from incidents.api import idempotency
 from incidents.outbox import delivery, rounds
 from signals import maintenance
 
@@ -25,3 +26,4 @@ def sweep() -> None:
     loop.sweep()
     rounds.sweep()
     maintenance.run()
+    idempotency.purge()

@@ -18,5 +18,6 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
     path("", include("signals.urls")),
+    path("", include("incidents.api.urls")),
     path("", include("incidents.urls")),
 ]

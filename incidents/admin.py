@@ -3,15 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
+from django import forms
+from django.conf import settings
 from django.contrib import admin
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminIntegerFieldWidget
 
 from byteport.adminkit import AuditedAdmin, RecordAdmin, RecordInline, choice_filter, column
-from incidents.models import Delivery
+from incidents import tokens
+from incidents.models import ApiToken, Delivery, scope_names
 from incidents.policies import Policy, after_change, default_row, fields_of, unit_of
 from incidents.queries import HEAVY
 from runbooks.models import (
@@ -257,3 +262,69 @@ class AgentSettingsAdmin(AuditedAdmin):
             return HttpResponseRedirect(reverse("admin:runbooks_agentsettings_change", args=[1]))
         page: HttpResponse = super().changelist_view(request, extra_context)
         return page
+
+
+class ApiTokenForm(forms.ModelForm):  # type: ignore[type-arg]
+    """A new token. What it is for is chosen once; to change it, make another and revoke this one."""
+
+    scopes = forms.MultipleChoiceField(
+        choices=scope_names,
+        widget=UnfoldAdminCheckboxSelectMultipleWidget,
+        help_text="read: look; signal: send signals; approve: look, approve and refuse; administer: all of it.",
+    )
+    days = forms.IntegerField(
+        min_value=1,
+        max_value=tokens.MOST_DAYS,
+        initial=tokens.DAYS,
+        widget=UnfoldAdminIntegerFieldWidget,
+        help_text="How many days it is good.",
+    )
+
+    class Meta:
+        model = ApiToken
+        fields = ("name", "user", "scopes")
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(AuditedAdmin):
+    """Tokens for the API. Each is shown once, in the reply that makes it; deleting it makes it void at once."""
+
+    form = ApiTokenForm  # type: ignore[assignment]  # nothing of a token is ever changed
+    audit_noun = "token"
+    list_display = ("name", "key", "user", "scopes", "created", "expiry")
+    list_select_related = ("user",)
+    search_fields = ("name", "user__username")
+    fields = ("name", "user", "scopes", "days")
+
+    @column("Key")
+    def key(self, obj: ApiToken) -> str:
+        return str(obj.token_key[: tokens.KEY_CHARS])
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        given = form.cleaned_data
+        made = tokens.make(
+            given["user"],
+            name=given["name"],
+            scopes=given["scopes"],
+            days=given["days"],
+            actor=request.user.get_username(),
+        )
+        row, request.byteport_token = made  # type: ignore[attr-defined]
+        for field in ApiToken._meta.concrete_fields:
+            setattr(obj, field.attname, getattr(row, field.attname))
+
+    def response_add(self, request: HttpRequest, obj: ApiToken, post_url_continue: str | None = None) -> HttpResponse:
+        """The token goes into this one reply: neither into a cookie nor into the session."""
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Token {obj.name}",
+            "opts": self.opts,
+            "token": getattr(request, "byteport_token", ""),
+            "address": settings.PUBLIC_URL,
+        }
+        reply = TemplateResponse(request, "admin/incidents/apitoken/shown.html", context)
+        reply["Cache-Control"] = "no-store"
+        return reply

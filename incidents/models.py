@@ -2,9 +2,13 @@
 
 from typing import ClassVar
 
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
+from knox.models import AbstractAuthToken
 
 from incidents.escalation.channel import CHANNELS, Kind
+from incidents.roles import Scope
 from signals.models import SignalEvent
 
 
@@ -87,3 +91,42 @@ class Delivery(models.Model):
     @property
     def is_pending(self) -> bool:
         return self.status in self.PENDING
+
+
+def scope_names() -> list[tuple[str, str]]:
+    return [(scope.value, scope.value) for scope in Scope]
+
+
+class ApiToken(AbstractAuthToken):  # type: ignore[misc]
+    """A token for the API. Only its hash is kept; the token itself is shown once, when it is made."""
+
+    name = models.CharField(max_length=100, help_text="What it is for, e.g. `grafana dashboards`.")
+    scopes = ArrayField(
+        models.TextField(choices=scope_names),
+        help_text="What it is for; it never allows more than its user's role does.",
+    )
+
+    class Meta:
+        db_table = "api_tokens"
+        ordering = ["-created"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class IdempotentCall(models.Model):
+    """One write by the API under a key, and its answer; kept for a day."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
+    key = models.CharField(max_length=255)
+    request_hash = models.CharField(max_length=64)
+    status = models.PositiveSmallIntegerField(null=True, help_text="empty while it is being carried out")
+    answer = models.JSONField(null=True)
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        db_table = "idempotent_calls"
+        constraints = [models.UniqueConstraint(fields=["user", "key"], name="one_call_per_key")]
+
+    def __str__(self) -> str:
+        return self.key

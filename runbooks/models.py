@@ -65,6 +65,11 @@ class AgentSettings(models.Model):
 
     class Meta:
         db_table = "agent_settings"
+        permissions = [
+            ("operate_agent", "Can switch dry-run, pause and resume"),
+            ("decide_plans", "Can approve and refuse plans"),
+            ("send_signals", "Can send signals"),
+        ]
         verbose_name_plural = "agent settings"
         constraints = [models.CheckConstraint(condition=models.Q(id=1), name="one_row_of_settings")]
 

@@ -19,6 +19,7 @@ from byteport.models import AuditEntry
 from incidents.escalation.channel import Kind
 from incidents.markup import to_html
 from incidents.models import Delivery, Told
+from incidents.roles import Deed, User, may
 from runbooks.models import STARTED, AgentAction, GateVerdict
 from runbooks.runbook import Look
 from signals.catalog import CATALOG
@@ -115,6 +116,12 @@ def status_badge(event: SignalEvent) -> SafeString:
         return _badge((tone, drawing, words))
     by_byteport = event.resolved_by == ResolvedBy.BYTEPORT
     return _badge((tone if by_byteport else "plain", drawing, f"{words} {BY_WHOM.get(event.resolved_by, '')}"))
+
+
+@register.filter(name="may")
+def may_do(user: User, deed: str) -> bool:
+    """Whether the user's role allows it: `{% if user|may:"operate" %}`."""
+    return may(user, Deed(deed))
 
 
 @register.filter

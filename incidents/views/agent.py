@@ -7,7 +7,8 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from byteport.core.units import human_duration
 from incidents import operate, queries
-from incidents.views.page import actor, carry_out, go_back, operators_only, show, signed_in
+from incidents.roles import Deed
+from incidents.views.page import actor, carry_out, go_back, only_for, show, signed_in
 from runbooks.guards import FORCED_DRY_RUN
 from runbooks.models import AgentSettings
 from runbooks.policy import agent_settings
@@ -44,7 +45,7 @@ def _value(settings: AgentSettings, name: str) -> str:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@operators_only
+@only_for(Deed.OPERATE)
 def dry_run(request: HttpRequest) -> HttpResponse:
     """Asked for: what would change. Posted: changes it."""
     if request.method == "POST":
@@ -70,7 +71,7 @@ def _switch_dry_run(request: HttpRequest, to: str) -> HttpResponse:
 
 
 @require_POST
-@operators_only
+@only_for(Deed.OPERATE)
 def pause(request: HttpRequest) -> HttpResponse:
     why = request.POST.get("why", "").strip()
     if not why:
@@ -82,7 +83,7 @@ def pause(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@operators_only
+@only_for(Deed.OPERATE)
 def resume(request: HttpRequest) -> HttpResponse:
     done = "BytePort goes on: what waited is taken up within seconds."
     carry_out(request, lambda: operate.resume(actor=actor(request)), done)

@@ -12,7 +12,8 @@ from byteport.core.clock import now
 from incidents import operate, queries, trend
 from incidents.handover import handed
 from incidents.record import advice_for, clear_threshold
-from incidents.views.page import actor, carry_out, go_back, operators_only, show, signed_in
+from incidents.roles import Deed
+from incidents.views.page import actor, carry_out, go_back, only_for, show, signed_in
 from incidents.views.story import progress, story
 from runbooks.runbook import Diagnosis, ManualStep
 from signals.models import SignalEvent, Status
@@ -65,7 +66,7 @@ def manual_steps(event: SignalEvent, diagnosis: Diagnosis | None) -> Sequence[Ma
 
 
 @require_POST
-@operators_only
+@only_for(Deed.APPROVE)
 def approve(request: HttpRequest, pk: int) -> HttpResponse:
     plan_hash = request.POST.get("plan_hash", "")
     carry_out(
@@ -77,7 +78,7 @@ def approve(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_POST
-@operators_only
+@only_for(Deed.APPROVE)
 def refuse(request: HttpRequest, pk: int) -> HttpResponse:
     why, plan_hash = request.POST.get("why", "").strip(), request.POST.get("plan_hash", "")
     if not why:
@@ -92,7 +93,7 @@ def refuse(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_POST
-@operators_only
+@only_for(Deed.OPERATE)
 def send_again(request: HttpRequest, pk: int, delivery: int) -> HttpResponse:
     done = f"What people have to be told of incident {pk} is tried again within seconds."
     carry_out(request, lambda: operate.send_again(delivery, actor=actor(request)), done)

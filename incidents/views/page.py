@@ -19,6 +19,7 @@ from byteport.core.clock import now
 from byteport.core.errors import Refused
 from incidents.handover import hand_over, what_to_set
 from incidents.queries import NEEDS_PERSON, processes
+from incidents.roles import Deed, may
 from runbooks.policy import agent_settings
 from signals.models import SignalEvent
 
@@ -43,17 +44,20 @@ def signed_in(view: View[P]) -> View[P]:
     return guarded
 
 
-def operators_only(view: View[P]) -> View[P]:
-    """Only for staff: whatever changes something, and the pages that lead to it."""
+def only_for(deed: Deed) -> Callable[[View[P]], View[P]]:
+    """Only for those whose role allows the deed: what changes something, and the pages that lead to it."""
 
-    @signed_in
-    @wraps(view)
-    def guarded(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
-        if not request.user.is_staff:
-            raise PermissionDenied
-        return view(request, *args, **kwargs)
+    def decorated(view: View[P]) -> View[P]:
+        @signed_in
+        @wraps(view)
+        def guarded(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+            if not may(request.user, deed):
+                raise PermissionDenied
+            return view(request, *args, **kwargs)
 
-    return guarded
+        return guarded
+
+    return decorated
 
 
 def show(request: HttpRequest, name: str, context: Mapping[str, Any]) -> HttpResponse:

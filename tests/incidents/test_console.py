@@ -28,7 +28,7 @@ HTMX = {"HX-Request": "true"}
 
 @pytest.fixture
 def operator(client: Client) -> Client:
-    client.force_login(User.objects.create_user("ada", is_staff=True))
+    client.force_login(User.objects.create_superuser("ada"))
     return client
 
 
@@ -102,7 +102,7 @@ def test_nothing_is_changed_by_a_get(operator: Client, path: str) -> None:
 
 def test_a_change_needs_the_csrf_token() -> None:
     strict = Client(enforce_csrf_checks=True)
-    strict.force_login(User.objects.create_user("ada", is_staff=True))
+    strict.force_login(User.objects.create_superuser("ada"))
     answer = strict.post("/agent/pause/", {"why": "because"})
     assert answer.status_code == 403
     assert "Nothing was changed" in answer.content.decode()

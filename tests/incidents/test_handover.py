@@ -36,7 +36,7 @@ def pigeon():
 
 @pytest.fixture
 def operator(client: Client) -> Client:
-    client.force_login(User.objects.create_user("ada", is_staff=True))
+    client.force_login(User.objects.create_superuser("ada"))
     return client
 
 
