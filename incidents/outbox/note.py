@@ -11,6 +11,7 @@ from incidents.record import record_of
 from runbooks.policy import agent_settings
 
 LINKS = 10
+DRILLS = "drills"  # the fleet of what is a drill's (byteport.core.resource)
 
 
 def note_of(row: Delivery, at: datetime) -> Note:
@@ -56,6 +57,6 @@ def why_held(row: Delivery, channel: Channel | None) -> str:
         return f"{channel.title} is not set up."
     if settings.TELL_IN_DRY_RUN:
         return ""
-    if row.event.ref.is_drill:
+    if row.event.fleet == DRILLS:
         return "It is a drill: nobody is told of those."
     return "The agent is in dry-run: nobody is told." if agent_settings().dry_run else ""

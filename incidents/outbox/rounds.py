@@ -16,7 +16,7 @@ from byteport.queue import enqueue_many
 from incidents.escalation.channel import CHANNELS, Kind, Undeliverable
 from incidents.models import Delivery, Told
 from incidents.outbox.delivery import WELL, free_at
-from incidents.outbox.note import note_of
+from incidents.outbox.note import DRILLS, note_of
 from incidents.outbox.write import DELIVER, enqueue_delivery, write
 from runbooks.policy import agent_settings
 from signals.models import SignalEvent, Status
@@ -26,7 +26,6 @@ log = structlog.get_logger()
 CONFIRM = "byteport.tasks.confirm"
 LEFT_LYING = timedelta(seconds=10)
 STILL_ASKED_AFTER = timedelta(hours=2)
-DRILLS = "drills"  # the fleet of what is a drill's
 SWEPT = 500  # rows of one kind in one round
 
 

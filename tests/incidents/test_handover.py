@@ -4,6 +4,7 @@ Not real: the channels, whose far end is a list (tests/incidents/farend.py); the
 """
 
 import json
+import re
 from contextlib import suppress
 from datetime import timedelta
 from io import StringIO
@@ -16,11 +17,13 @@ from django.test import Client
 
 from byteport.core.clock import now
 from byteport.core.errors import Permanent
+from byteport.core.resource import ResourceRef
 from byteport.models import AuditEntry, QueuedTask
 from incidents.escalation.channel import Setup
 from incidents.models import Told
 from signals.models import SignalEvent
 from tests.incidents import scenes
+from tests.incidents.escalation.letters import HOSTILE
 from tests.incidents.farend import StandInChannel, channels
 
 pytestmark = pytest.mark.django_db
@@ -155,6 +158,23 @@ def test_an_incident_shows_what_would_be_said_and_why_it_is_not(operator, pigeon
     assert "The agent is in dry-run: nobody is told." in shown
     assert "What would be said: Disk pressure of /var on web-1" in shown
     assert f"Incident {event.pk}: <strong>escalated</strong>" in shown
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_of_somebody_elses_becomes_markup_in_what_would_be_said(operator, text):
+    """With the real channels, none of which is set up."""
+
+    def told(each: str) -> list[str]:
+        each = each.replace("\0", "")  # which PostgreSQL does not take
+        event = scenes.incident("escalated", ResourceRef("host", each, "mount", each), reason=each, detail=each)
+        for channel in ("github", "postmark"):
+            scenes.delivery(event, channel, Told.HELD, error=each)
+        shown = page(operator, f"/incidents/{event.pk}/")
+        part = shown[shown.index('id="h-handed"') : shown.index('id="h-trend"')]
+        return [re.sub(r"\d+", "", tag) for tag in re.findall(r"<[a-z/][^>]*>", part)]
+
+    foreign, plain = told(text), told("plain")
+    assert [tag for tag in foreign if "aria-label" not in tag] == [tag for tag in plain if "aria-label" not in tag]
 
 
 def test_an_operator_sends_again_what_failed(operator, pigeon):
