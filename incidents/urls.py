@@ -3,7 +3,7 @@
 from django.urls import path
 
 from incidents.postmortem_view import postmortem
-from incidents.views import agent, incident, listing, overview, runbooks
+from incidents.views import agent, incident, listing, overview, postmortems, runbooks
 
 urlpatterns = [
     path("", overview.overview, name="overview"),
@@ -15,6 +15,7 @@ urlpatterns = [
     path("incidents/<int:pk>/approve/", incident.approve, name="incident-approve"),
     path("incidents/<int:pk>/refuse/", incident.refuse, name="incident-refuse"),
     path("incidents/<int:pk>/deliveries/<int:delivery>/again/", incident.send_again, name="send-again"),
+    path("postmortems/", postmortems.postmortems, name="postmortems"),
     path("agent/", agent.agent, name="agent"),
     path("agent/dry-run/", agent.dry_run, name="agent-dry-run"),
     path("agent/pause/", agent.pause, name="agent-pause"),

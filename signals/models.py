@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+import pgtrigger
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
@@ -332,6 +333,19 @@ class SignalEvent(models.Model):
                 | (~models.Q(status="resolved") & models.Q(resolved_by="", resolved_at__isnull=True)),
                 name="resolved_says_by_whom",
             ),
+        ]
+        triggers = [
+            pgtrigger.Trigger(
+                name="postmortem_is_final_once",
+                when=pgtrigger.Before,
+                operation=pgtrigger.Update,
+                condition=pgtrigger.Q(old__postmortem_final=True)
+                & (
+                    pgtrigger.Q(old__postmortem_md__df=pgtrigger.F("new__postmortem_md"))
+                    | pgtrigger.Q(new__postmortem_final=False)
+                ),
+                func="RAISE EXCEPTION 'a final postmortem is never written again';",
+            )
         ]
 
     def __str__(self) -> str:

@@ -28,6 +28,8 @@ PAGES = (
     "/incidents/?group=simulated&q=nothing",
     "/incidents/{}/",
     "/incidents/{}/postmortem",
+    "/postmortems/",
+    "/postmortems/?q=nothing",
     "/agent/",
     "/agent/dry-run/",
     "/runbooks/",

@@ -22,7 +22,7 @@ from signals.models import SignalEvent, Source
 from tests.incidents import scenes
 
 pytestmark = pytest.mark.django_db
-PAGES = ("/", "/incidents/", "/agent/", "/runbooks/", "/runbooks/cleanup_logs/", "/top/")
+PAGES = ("/", "/incidents/", "/postmortems/", "/agent/", "/runbooks/", "/runbooks/cleanup_logs/", "/top/")
 HTMX = {"HX-Request": "true"}
 
 

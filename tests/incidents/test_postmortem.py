@@ -8,7 +8,7 @@ from pathlib import Path
 import markdown
 import pytest
 from django.conf import settings
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from msgspec.structs import replace
 
 from byteport.core.clock import now
@@ -19,7 +19,7 @@ from incidents.record import Deed, Earlier, Entry, Gap, Gate, Look, Record, Word
 from incidents.trend import Points
 from runbooks.runbook import RUNBOOKS, Diagnosis, ManualStep
 from runbooks.stage import Move
-from signals.models import ResolvedBy, Status
+from signals.models import ResolvedBy, SignalEvent, Status
 from tests.incidents import scenes
 from tests.incidents.examples import ADVICE, CLEANUP_LOGS, START, at, deed, example_of
 
@@ -342,3 +342,29 @@ def test_an_escalation_stores_a_draft_and_its_clearing_the_final_text():
     assert event.postmortem_md.startswith("# Postmortem")
     assert "while people had it" in event.postmortem_md
     assert HANDED_OVER.split(":", maxsplit=1)[0] in event.postmortem_md
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "change", [{"postmortem_md": "# Otherwise"}, {"postmortem_final": False}, {"postmortem_md": "", "severity": "info"}]
+)
+def test_a_final_text_is_never_written_again_by_whomever(change):
+    event = scenes.incident("resolved", postmortem_md="# So it was", postmortem_final=True)
+    with pytest.raises(DatabaseError, match="a final postmortem is never written again"), transaction.atomic():
+        SignalEvent.objects.filter(pk=event.pk).update(**change)
+    event.refresh_from_db()
+    assert (event.postmortem_md, event.postmortem_final) == ("# So it was", True)
+
+
+@pytest.mark.django_db
+def test_all_else_of_an_incident_that_is_over_can_still_be_written():
+    event = scenes.incident("resolved", postmortem_md="# So it was", postmortem_final=True)
+    event.labels = {"a": "b"}
+    event.save()
+    assert SignalEvent.objects.filter(labels={"a": "b"}).exists()
+
+
+@pytest.mark.django_db
+def test_a_draft_is_written_anew_as_often_as_need_be():
+    event = scenes.incident("escalated", postmortem_md="# Draft")
+    assert SignalEvent.objects.filter(pk=event.pk).update(postmortem_md="# Later draft") == 1

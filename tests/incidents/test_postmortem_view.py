@@ -18,12 +18,12 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
 
 @pytest.fixture
 def event() -> SignalEvent:
-    event = scenes.planned("resolved", postmortem_final=True)
+    event = scenes.planned("resolved")
     for seconds, value in ((-60, 84.0), (0, 91.0), (60, 70.0)):
         at = event.detected_at + timedelta(seconds=seconds)
         Sample.objects.create(fingerprint=event.fingerprint, at=at, value=value)
-    event.postmortem_md = render(event)
-    event.save(update_fields=["postmortem_md"])
+    event.postmortem_md, event.postmortem_final = render(event), True
+    event.save(update_fields=["postmortem_md", "postmortem_final"])
     return event
 
 
