@@ -332,3 +332,14 @@ def test_relative_times_go_on_by_the_servers_clock(desk: Desk) -> None:
     page.route("**/*", lambda route: route.abort())
     page.evaluate("Date.now = ((real) => () => real() + 120000)(Date.now)")
     expect(time).to_have_text("12 min ago", timeout=8000)
+
+
+def test_a_postmortem_on_paper_is_light_and_nothing_but_the_text(make_desk, night: SignalEvent) -> None:
+    page = make_desk(color_scheme="dark").open(f"/incidents/{night.pk}/postmortem")
+    colour = "getComputedStyle(document.querySelector('.postmortem')).color"
+    on_screen = page.evaluate(colour)
+    page.emulate_media(media="print")
+    assert (page.evaluate(colour), on_screen) == ("rgb(22, 32, 43)", "rgb(227, 232, 238)")
+    assert not any(page.locator(part).is_visible() for part in ("#top", ".postmortem-nav"))
+    assert page.locator(".postmortem-trend svg").is_visible()
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF-")
