@@ -128,6 +128,24 @@ def growing(record: Record) -> Iterator[str]:
     )
 
 
+def raised_before(record: Record) -> Iterator[str]:
+    """A memory limit that BytePort has raised already, and that was too low again."""
+    container = _part(record.diagnosis.facts if record.diagnosis else {}, "container")
+    limits, ended = _part(container, "limits"), _part(container, "ended")
+    noted, now = str(limits.get("noted") or ""), str(limits.get("now") or "")
+    if record.signal == "pod_crashloop" and ended.get("reason") == "OOMKilled" and noted:
+        yield (
+            f"The memory limit of container {md_escape(str(container.get('name')))} was raised before (from"
+            f" {md_escape(noted)} at first to {md_escape(now)}), and was too low again: look for a leak before it is"
+            " raised by hand."
+        )
+
+
+def _part(facts: Mapping[str, object], name: str) -> Mapping[str, object]:
+    found = facts.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def leaking(record: Record) -> Iterator[str]:
     """What makes the server end such transactions by itself."""
     sessions = record.diagnosis.facts.get("sessions") if record.diagnosis else None
@@ -147,4 +165,4 @@ def _in_bytes(record: Record, growth: float) -> str:
     return f" ({human_bytes(growth / FULL * total)})" if total else ""
 
 
-RULES = (still_above, recurred, refused, went_wrong, unverified, unplanned, growing, leaking)
+RULES = (still_above, recurred, refused, went_wrong, unverified, unplanned, growing, raised_before, leaking)

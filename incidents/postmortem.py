@@ -76,6 +76,18 @@ def story(record: Record) -> str:
     return _section("What happened", " ".join((_detected(record), _done(record), _ended(record))))
 
 
+def impact(record: Record) -> str:
+    """For how long, how bad, on what; and what is not known."""
+    rows = [
+        ("For how long", _lasted(record)),
+        ("How bad", _how_bad(record)),
+        ("On what", cell(record.label)),
+        ("Fired again while open", f"{record.repeats:,} times" if record.repeats else "never"),
+    ]
+    facts = table(("Question", "On record"), ((f"**{name}**", text) for name, text in rows))
+    return _section("Impact", facts, "What users noticed of it is not on record.")
+
+
 def timeline(record: Record) -> str:
     lines = sorted([*_entries(record), *_deeds_as_lines(record)], key=lambda line: line.at)
     rows, before = [], None
@@ -177,6 +189,7 @@ SECTIONS: Sequence[Section] = (
     title,
     summary,
     story,
+    impact,
     timeline,
     root_cause,
     actions,
@@ -194,6 +207,7 @@ LEFT_OUT_FIRST: Sequence[Section] = (
     timeline,
     verification,
     gates,
+    impact,
     root_cause,
     trend,
     actions,
@@ -250,6 +264,20 @@ def _against(record: Record) -> str:
     if not record.judged_by_value or record.threshold is None:
         return ""
     return f" (threshold {_figure(record, record.threshold)})"
+
+
+def _lasted(record: Record) -> str:
+    """The time from detection to the end; the sustained window before it is not counted."""
+    if record.resolved_at is None:
+        return f"since {stamp(record.detected_at)} UTC, and not over"
+    return f"{span(record.detected_at, record.resolved_at)} from detection to the end"
+
+
+def _how_bad(record: Record) -> str:
+    if not record.judged_by_value or not record.trend.points:
+        return cell(record.severity)
+    highest = _figure(record, record.trend.high)
+    return f"{cell(record.severity)}: {highest} at the highest that was measured{_against(record)}"
 
 
 def _dry_run(record: Record) -> str:

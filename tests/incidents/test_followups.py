@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from incidents.followups import follow_ups
 from incidents.record import Earlier, Gate, Look
 from incidents.trend import Point, Points
+from runbooks.runbook import Diagnosis
 from tests.incidents.examples import CLEANUP_LOGS, START, at, deed
 
 NOTHING_TO_DO = replace(CLEANUP_LOGS, earlier=(), earlier_count=0, deeds=CLEANUP_LOGS.deeds[:2], trend=Points())
@@ -127,3 +128,23 @@ def test_only_a_disk_gets_one():
 def test_the_estimate_rests_on_the_time_before_the_action():
     emptied = Points((*growing(per_hour=1.0).points, Point(at(60), 20.0, 20.0, 20.0)), "%")
     assert "24.0 percentage points" in said(trend=emptied, value_last=20.0, acted_at=START + timedelta(seconds=2))
+
+
+def out_of_memory(noted: str, reason: str = "OOMKilled") -> Diagnosis:
+    container = {"name": "ca|rt", "limits": {"now": "512Mi", "noted": noted}, "ended": {"reason": reason}}
+    return Diagnosis(evidence=(), inference="", facts={"container": container})
+
+
+def test_a_limit_that_was_raised_and_was_too_low_again_is_told():
+    text = said(signal="pod_crashloop", diagnosis=out_of_memory("256Mi"))
+    assert "container ca&#124;rt was raised before (from 256Mi at first to 512Mi), and was too low again" in text
+
+
+@pytest.mark.parametrize("diagnosis", [out_of_memory(""), out_of_memory("256Mi", "Error"), None])
+def test_a_limit_that_was_never_raised_or_did_no_harm_is_not(diagnosis):
+    assert said(signal="pod_crashloop", diagnosis=diagnosis) == ""
+
+
+@pytest.mark.parametrize("odd", [{"container": "x"}, {"container": {"limits": 3, "ended": []}}])
+def test_odd_facts_are_left_out(odd):
+    assert said(signal="pod_crashloop", diagnosis=Diagnosis(evidence=(), inference="", facts=odd)) == ""

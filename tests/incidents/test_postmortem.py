@@ -146,6 +146,16 @@ def test_the_story_of_what_passed_by_itself():
     assert "No gate was asked" in section(record, "What the gates said")
 
 
+def test_the_impact_says_for_how_long_how_bad_and_on_what():
+    text = section(replace(CLEANUP_LOGS, repeats=3), "Impact")
+    assert "| **For how long** | 1 min from detection to the end |" in text
+    assert "| **How bad** | warning: 91.2 % at the highest that was measured (threshold 85.0 %) |" in text
+    assert "| **On what** | /var on web-1 |" in text
+    assert "| **Fired again while open** | 3 times |" in text
+    assert "since 2026-03-01 03:12:40 UTC, and not over" in section(ESCALATED, "Impact")
+    assert "| **How bad** | warning |" in section(replace(CLEANUP_LOGS, trend=Points()), "Impact")
+
+
 def test_the_timeline_is_in_order_with_the_time_between():
     rows = section(CLEANUP_LOGS, "Timeline").splitlines()[2:]
     assert [row.split(" | ")[3] for row in rows] == [
