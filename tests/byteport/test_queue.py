@@ -128,7 +128,7 @@ def is_alive(process: psutil.Process) -> bool:
 def drop_all_other_connections() -> None:
     execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
 
 

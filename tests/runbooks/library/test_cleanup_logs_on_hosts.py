@@ -138,7 +138,7 @@ def test_a_mount_with_a_hostile_name_is_handed_over_with_its_name_quoted(hosts):
     for number in range(16):
         old_file(hosts[0].inside / HOSTILE / f"{number}", 0, 1_000_000)
     incident.poll()
-    event = incident.run(SignalEvent.objects.get())
+    event = incident.run(SignalEvent.objects.get(resource__startswith="host/web-1/mount/%2Fvar%2Flog%2F"))
     assert event.status == "escalated"
     assert f"Nothing that BytePort may clean up lies on /{HOSTILE} on web-1." in event.reason
     for step in RUNBOOKS["cleanup_logs"].advise(view_of(event), None):
