@@ -1,7 +1,7 @@
 """Alert: the one form in which every foreign sender's alerts arrive, and how one becomes a Reading. Pure."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 
 import msgspec
@@ -88,6 +88,23 @@ def reading_about(subject: Subject, alert: Alert, config: SourceConfig, *, ends:
 
 def _notes(notes: Mapping[str, str]) -> dict[str, str]:
     return {key: clean(notes[key], LABEL_VALUE_CHARS) for key in NOTES if key in notes}
+
+
+def unix_time(seconds: float, now: datetime) -> datetime:
+    """In UTC. One that is absurd, or lies ahead, is now."""
+    try:
+        return min(datetime.fromtimestamp(seconds, UTC), now)
+    except (ValueError, OverflowError, OSError):
+        return now
+
+
+def text_time(text: str, now: datetime) -> datetime:
+    """RFC 3339, or with an offset as CloudWatch writes it (`+0000`); it may lie ahead. What is neither is now."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return now
+    return at if at.tzinfo else now
 
 
 def clean(text: str, most: int) -> str:

@@ -98,14 +98,14 @@ def _keep(deliveries: Sequence[Delivery]) -> None:
     with transaction.atomic():
         new = _new(deliveries)
         results = ingest_together([with_endings(one.slug, one.said) for one in new])
+    for one, ingested in zip(new, results, strict=True):  # it is committed: no later fault may say otherwise
+        one.ingested = ingested
     old = [one for one in deliveries if one not in new]
     there = (
         set(Source.objects.filter(pk__in={one.source_id for one in old}).values_list("pk", flat=True)) if old else ()
     )
     for one in old:
         one.error = ReplayError("it was kept before") if one.source_id in there else SourceGoneError("it is no more")
-    for one, ingested in zip(new, results, strict=True):
-        one.ingested = ingested
 
 
 def _new(deliveries: Sequence[Delivery]) -> list[Delivery]:

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import exception_handler
 
 from byteport.core.errors import Refused
-from byteport.problem import CONTENT_TYPE, ProblemError
+from byteport.problem import ProblemError
 
 
 def handled(error: Exception, context: dict[str, Any]) -> Response | HttpResponse | None:
@@ -62,6 +62,3 @@ def _sentences(data: Any, where: str) -> list[str]:
 def not_found(request: HttpRequest, *_: object, **__: object) -> HttpResponse:
     """Whatever else stands below /api/."""
     return ProblemError(HTTPStatus.NOT_FOUND, "There is nothing at this address; see /api/v1/docs/.").response()
-
-
-PROBLEM_TYPE = CONTENT_TYPE

@@ -24,6 +24,7 @@ from incidents import operate, policies
 from incidents.api import serializers as forms
 from incidents.api.etags import etag_of, with_etags
 from incidents.api.idempotency import HEADER, Idempotent
+from incidents.queries import HEAVY
 from incidents.record import record_of
 from incidents.report import event_of, incident_document
 from incidents.roles import Deed
@@ -34,11 +35,9 @@ from signals.ingest import ingest
 from signals.models import SignalEvent, Source
 from signals.reading import Reading
 from signals.source import Call, SourceConfig
-from signals.sources.generic import MESSAGES
 from signals.sources.generic import SOURCE as GENERIC
 from signals.untrusted import MalformedError
 
-HEAVY = ("postmortem_md", "diagnosis", "plan", "labels")
 PROBLEMS = {(status, CONTENT_TYPE): forms.Problem for status in (400, 401, 403, 404, 429)}
 WRITE_PROBLEMS = {**PROBLEMS, **{(status, CONTENT_TYPE): forms.Problem for status in (409, 412, 415, 422)}}
 IDEMPOTENCY = OpenApiParameter(HEADER, str, OpenApiParameter.HEADER, description="The same key: carried out once.")
@@ -248,7 +247,7 @@ def _readings(request: Request) -> list[Reading]:
         said = GENERIC.parse(SourceConfig(f"api:{actor(request)}"), Call({}, request.data.get("body", b"")), now())
     except MalformedError as error:
         raise ProblemError(HTTPStatus.BAD_REQUEST, str(error)) from error
-    return [one for one in said if isinstance(one, Reading)][:MESSAGES]
+    return [one for one in said if isinstance(one, Reading)]
 
 
 def _ingested(readings: list[Reading]) -> Response:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from signals.alert import Alert, flat_texts, reading_of, severity_of
+from signals.alert import Alert, flat_texts, reading_of, severity_of, text_time
 from signals.reading import Reading, State
 from signals.source import Call, SourceConfig
 from signals.untrusted import MalformedError, require_bearer_or_password
@@ -122,20 +122,12 @@ def _alert(event: CloudEvent, config: SourceConfig, now: datetime) -> Alert:
     return Alert(
         name=data.get("alertname", event.type),
         state=_state(event, config),
-        at=_at(event.time, now),
+        at=min(text_time(event.time, now), now),
         labels={**data, **{key: value for key, value in attributes.items() if value}},
         severity=severity_of(data.get("severity", "")),
         key=f"{event.source} {event.subject}".strip(),
         incident=f"{event.source} {event.subject}".strip(),
     )
-
-
-def _at(time: str, now: datetime) -> datetime:
-    try:
-        at = datetime.fromisoformat(time)
-    except ValueError:
-        return now
-    return min(at, now) if at.tzinfo else now
 
 
 SOURCE = CloudEventsSource()

@@ -6,12 +6,12 @@ https://docs.datadoghq.com/integrations/webhooks/
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
 from byteport.core.outcome import Severity
-from signals.alert import Alert, reading_of
+from signals.alert import Alert, reading_of, unix_time
 from signals.reading import Reading, State
 from signals.source import Call, SourceConfig
 from signals.untrusted import MalformedError, require_bearer_or_password
@@ -123,10 +123,9 @@ def _at(date: str, now: datetime) -> datetime:
     """$DATE is unix time, in milliseconds. One that cannot be read, or lies ahead, is now."""
     try:
         unix = float(date)
-        at = datetime.fromtimestamp(unix / 1000 if unix > MILLISECONDS else unix, UTC)
-    except (ValueError, OverflowError, OSError):
+    except ValueError:
         return now
-    return min(at, now)
+    return unix_time(unix / 1000 if unix > MILLISECONDS else unix, now)
 
 
 SOURCE = DatadogMonitorSource()

@@ -5,12 +5,12 @@ https://cloud.google.com/monitoring/support/notification-options#webhooks
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from urllib.parse import quote
 
 import msgspec
 
-from signals.alert import Alert, reading_of, severity_of
+from signals.alert import Alert, reading_of, severity_of, unix_time
 from signals.reading import Reading, State
 from signals.source import Call, SourceConfig
 from signals.untrusted import MalformedError, is_secret, require_bearer_or_password
@@ -89,21 +89,13 @@ def _alert(told: Incident, now: datetime) -> Alert:
     return Alert(
         name=told.policy_name or told.condition_name,
         state=state,
-        at=_at(seconds, now),
+        at=unix_time(seconds, now) if seconds else now,
         labels={**labels, "metric": told.metric.type, "resource_type": told.resource.type},
         notes={"summary": told.summary, "description": told.url},
         severity=severity_of(told.severity),
         key=told.condition_name,
         incident=told.incident_id,
     )
-
-
-def _at(seconds: int | None, now: datetime) -> datetime:
-    """One that is missing, absurd or ahead is now."""
-    try:
-        return min(datetime.fromtimestamp(seconds, UTC), now) if seconds else now
-    except (ValueError, OverflowError, OSError):
-        return now
 
 
 SOURCE = GcpIncidentSource()

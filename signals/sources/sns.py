@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 
 from byteport.core.errors import Temporary
-from signals.alert import Alert, flat_texts, reading_of
+from signals.alert import Alert, flat_texts, reading_of, text_time
 from signals.reading import Reading, State
 from signals.source import Call, SourceConfig
 from signals.untrusted import MalformedError, UnauthenticatedError
@@ -126,7 +126,7 @@ class SnsSource:
         if not is_aws(envelope.signing_cert_url, CERTIFICATE_PATH):
             raise UnauthenticatedError("the certificate is not at SNS")
         _require_signature(envelope, self._certificate(envelope.signing_cert_url))
-        if abs(_time(envelope.timestamp, now) - now) > OLDEST:
+        if abs(text_time(envelope.timestamp, now) - now) > OLDEST:
             raise UnauthenticatedError("the message is too old, or of the future")
         return None
 
@@ -205,15 +205,6 @@ def _require_signature(envelope: Envelope, certificate: bytes) -> None:
         raise UnauthenticatedError("the signature is not the one of this message") from error
 
 
-def _time(text: str, otherwise: datetime) -> datetime:
-    """RFC 3339, or with an offset as CloudWatch writes it (`+0000`); `otherwise` when it cannot be read."""
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return otherwise
-    return at if at.tzinfo else otherwise
-
-
 def _alert(change: AlarmChange, now: datetime) -> Alert:
     dimensions = {
         one["name"]: one["value"] for one in change.trigger.dimensions or () if {"name", "value"} <= one.keys()
@@ -223,7 +214,7 @@ def _alert(change: AlarmChange, now: datetime) -> Alert:
     return Alert(
         name=change.alarm_name,
         state=STATES.get(change.new_state_value, State.UNKNOWN),
-        at=min(_time(change.state_change_time, now), now),
+        at=min(text_time(change.state_change_time, now), now),
         labels={**flat_texts(about), **dimensions},
         notes={"summary": change.alarm_description or "", "description": change.new_state_reason},
         key=change.alarm_arn,
