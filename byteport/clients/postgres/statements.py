@@ -18,7 +18,8 @@ MAX_SESSIONS = 200  # that are looked at one by one; the oldest come first
 RELIED_ON = "('pg_dump', 'pg_dumpall', 'pg_restore', 'postgres_fdw', 'dblink')"
 UNCLEAR = "'it is not clear what it does'"
 # What stands in the place of a query that one may not see.
-HIDDEN = "a.state IS NULL AND a.query = '<insufficient privilege>'"
+# Of the server's own processes (an autovacuum worker, which comes and goes, has no user) nobody needs to see more.
+HIDDEN = "a.usesysid IS NOT NULL AND a.state IS NULL AND a.query = '<insufficient privilege>'"
 
 
 class DatabaseRow(msgspec.Struct, frozen=True, kw_only=True):

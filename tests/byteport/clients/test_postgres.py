@@ -168,6 +168,25 @@ def test_the_documented_rights_are_enough_and_each_is_missed(server):
     server.admin("DROP ROLE bare")
 
 
+def test_a_process_of_the_server_itself_is_no_hidden_session(server):
+    server.admin("CREATE ROLE bare LOGIN")
+    slow = "autovacuum_vacuum_threshold = 1, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1"
+    server.admin(f"CREATE TABLE dust WITH ({slow}) AS SELECT generate_series(1, 50000) AS id", dbname="shop")
+    server.admin("DELETE FROM dust", dbname="shop")
+    server.admin("ALTER SYSTEM SET autovacuum_naptime = 1")
+    server.admin("SELECT pg_reload_conf()")
+    workers = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'autovacuum worker' AND datname = 'shop'"
+    try:
+        until(lambda: server.admin(workers))
+        assert reader.databases(Target("prod", server.dsn(user="bare", dbname="shop"), 0))
+        assert server.admin(workers), "it has looked while that process was there"
+    finally:
+        server.admin("ALTER SYSTEM RESET autovacuum_naptime")
+        server.admin("SELECT pg_reload_conf()")
+        server.admin("DROP TABLE dust", dbname="shop")
+        server.admin("DROP ROLE bare")
+
+
 def test_what_a_server_says_of_itself_is_one_line_for_people(server):
     told = reader.rights(target(server)).told
     assert re.fullmatch(rf"PostgreSQL [\d.]+ as {ROLE}; opted in: shop", told)
