@@ -141,6 +141,8 @@ def test_the_index_is_used():
         for number in range(800)
     )  # fmt: skip
     with connection.cursor() as cursor:
+        # As autovacuum leaves it: a GIN index with thousands of words still pending is dearer than the table.
+        cursor.execute("SELECT gin_clean_pending_list('events_postmortem_words')")
         cursor.execute("ANALYZE signal_events")
         values = {"query": "number77 disk", "rank": math.inf, "id": 2**62}
         cursor.execute(f"EXPLAIN {search.FIND}", values)
