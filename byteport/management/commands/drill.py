@@ -40,10 +40,10 @@ class Command(BaseCommand):
             action="store_true",
             help="BytePort is starting or running: wait for its processes instead of starting others.",
         )
-        parser.add_argument("--json", action="store_true", help="Print one line of JSON at the end, and nothing else.")
+        parser.add_argument("--json", action="store_true", help="Print one line of JSON; the progress goes to stderr.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self._quiet = options["json"]
+        self._json = options["json"]
         drill = DRILLS[options["signal"]]
         seeds.plant()
         signal.signal(signal.SIGTERM, _as_exit)
@@ -60,9 +60,9 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def say(self, line: str) -> None:
-        if not self._quiet:
-            self.stdout.write(line)
-            self.stdout.flush()
+        out = self.stderr if self._json else self.stdout
+        out.write(line, style_func=str)
+        out.flush()
 
     def _run(self, drill: Drill) -> tuple[SignalEvent, dict[str, Any]]:
         if AgentSettings.objects.filter(paused=True).exists():
@@ -93,7 +93,7 @@ class Command(BaseCommand):
         )
 
     def _report(self, summary: dict[str, Any]) -> None:
-        if self._quiet:
+        if self._json:
             self.stdout.write(msgspec.json.encode(summary).decode())
             return
         by = f" by {summary['resolved_by']}" if summary["resolved_by"] else ""
