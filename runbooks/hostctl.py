@@ -97,13 +97,10 @@ import fcntl
 import heapq
 import json
 import os
-import platform
 import re
-import secrets
 import select
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -896,12 +893,12 @@ def facts(ctx: Context) -> Outcome:
     uptime = read_proc("uptime").split()
     return done(
         {
-            "hostname": socket.gethostname(),
+            "hostname": os.uname().nodename,
             "boot_id": read_proc("sys/kernel/random/boot_id").strip(),
             "boot_time": boot_time(),
             "uptime_s": float(uptime[0]) if uptime else None,
-            "kernel": platform.release(),
-            "python": platform.python_version(),
+            "kernel": os.uname().release,
+            "python": "%d.%d.%d" % sys.version_info[:3],
             "uid": os.geteuid(),
             "tools": {name: has(ctx, name) for name in ("journalctl", "systemctl", "docker", "podman", "crictl")},
         }
@@ -1429,46 +1426,62 @@ def plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def read_process(folder: str) -> Optional[Process]:
-    """None for what has no memory of its own: a kernel thread, or what has ended."""
+def read_process(folder: str, parent: Optional[int] = None) -> Optional[Process]:
+    """None for what has no memory of its own (a kernel thread, or what has ended), or is no child of `parent`."""
     try:
         pid, _, rest = read_text(folder + "/stat").partition(" (")
+        comm, _, after = rest.rpartition(") ")  # it may hold any character itself
+        fields = after.split()
+        if len(fields) < 20 or parent not in (None, int(fields[1])):
+            return None
         status, paths = read_text(folder + "/status"), parse_cgroups(read_text(folder + "/cgroup"))
     except OSError:
         return None
-    comm, _, after = plain(rest).rpartition(") ")  # it may hold any character itself
-    fields = after.split()
     kb = dict(re.findall(r"^(RssAnon|RssShmem|VmSwap):\s+(\d+)", status, re.MULTILINE))
-    if "RssAnon" not in kb or len(fields) < 20:
+    if "RssAnon" not in kb:
         return None
     anon, shared, swap = (int(kb.get(key, 0)) * KB for key in ("RssAnon", "RssShmem", "VmSwap"))
-    return Process(int(pid), int(fields[1]), int(fields[19]), comm, anon, shared, swap, place_of(paths, comm), paths)
+    place = place_of(paths, plain(comm))
+    return Process(int(pid), int(fields[1]), int(fields[19]), plain(comm), anon, shared, swap, place, paths)
 
 
 def all_processes(ctx: Context) -> Dict[int, Process]:
-    """Those of the scope."""
-    everything = every_process(ctx)
-    return everything if ctx.volume is None else of_drill(ctx.volume, everything)
+    """Those of the scope, by pid."""
+    return every_process(ctx) if ctx.volume is None else of_drill(ctx, ctx.volume)
 
 
-def of_drill(volume: Volume, everything: Dict[int, Process]) -> Dict[int, Process]:
+def every_process(ctx: Context, parent: Optional[int] = None) -> Dict[int, Process]:
+    """Raises Failed when they are too many to see all: half of them would look like less memory."""
+    deadline, found = time.monotonic() + PROCESSES_S, {}
+    pids = [name for name in os.listdir(ctx.roots.proc) if name.isdigit()]
+    for pid in pids:
+        if len(pids) > PROCESSES_LIMIT or time.monotonic() > deadline:
+            raise Failed("%d processes are too many to look at" % len(pids))
+        process = read_process("%s/%s" % (ctx.roots.proc, pid), parent)
+        if process:
+            found[process.pid] = process
+    return found
+
+
+def of_drill(ctx: Context, volume: Volume) -> Dict[int, Process]:
     """What the drill's supervisor has started, each as a unit of its own. Raises Refused when there is none."""
     if volume.supervisor is None:
         raise Refused("the drill %s has no processes" % volume.id)
     pid, started = volume.supervisor
-    if pid not in everything or everything[pid].started != started:
+    supervisor = read_process("%s/%d" % (ctx.roots.proc, pid))
+    if supervisor is None or supervisor.started != started:
         raise Refused("the supervisor of the drill %s has ended" % volume.id)
-    own = (process for process in everything.values() if process.parent == pid)
-    named = ((process, process.comm + ".service") for process in own)
-    return {
-        process.pid: process._replace(place=Place("unit", unit, "", "drill/%s/%s" % (volume.id, unit)), paths={})
-        for process, unit in named
-    }
+    found = {}
+    for process in every_process(ctx, parent=pid).values():
+        unit = process.comm + ".service"
+        place = Place("unit", unit, "", "drill/%s/%s" % (volume.id, unit))
+        found[process.pid] = process._replace(place=place, paths={})
+    return found
 
 
 def drill_memory(ctx: Context, volume: Volume) -> Dict[str, Any]:
     """As `memory` has it, against the budget."""
-    used = sum(process.rss for process in of_drill(volume, every_process(ctx)).values())
+    used = sum(process.rss for process in of_drill(ctx, volume).values())
     total = volume.budget_bytes or 1
     swap = dict.fromkeys(("swap_total_bytes", "swap_free_bytes", "swap_in_pages", "swap_out_pages"), 0)
     figures = {"total_bytes": total, "available_bytes": max(0, total - used), "percent": used / total * 100}
@@ -1486,19 +1499,6 @@ def memory_drills(ctx: Context) -> List[Dict[str, Any]]:
                     within = ctx._replace(volume=volume)
                     shown = [one.shown(ctx) for one in grouped(within, all_processes(within))]
                     found.append({**drill_memory(ctx, volume), "consumers": shown})
-    return found
-
-
-def every_process(ctx: Context) -> Dict[int, Process]:
-    """By pid. Raises Failed when they are too many to see all: half of them would look like less memory."""
-    deadline, found = time.monotonic() + PROCESSES_S, {}
-    pids = [name for name in os.listdir(ctx.roots.proc) if name.isdigit()]
-    for pid in pids:
-        if len(pids) > PROCESSES_LIMIT or time.monotonic() > deadline:
-            raise Failed("%d processes are too many to look at" % len(pids))
-        process = read_process("%s/%s" % (ctx.roots.proc, pid))
-        if process:
-            found[process.pid] = process
     return found
 
 
@@ -2431,7 +2431,7 @@ def append(fd: int, line: Dict[str, Any]) -> None:
 
 
 def begin_record(folder_fd: int, action_id: str, begun: Dict[str, Any]) -> int:
-    draft, flags = ".%s.draft" % secrets.token_hex(8), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
+    draft, flags = ".%s.draft" % os.urandom(8).hex(), os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL
     fd = os.open(draft, flags | os.O_CLOEXEC, 0o600, dir_fd=folder_fd)
     here = {"src_dir_fd": folder_fd, "dst_dir_fd": folder_fd}
     try:

@@ -10,8 +10,9 @@ from typing import Any
 from byteport.clients.hosts.inventory import local_name
 from byteport.core.errors import Permanent
 from byteport.core.resource import ResourceRef
+from byteport.drills import drill
 from byteport.drills.drill import Say
-from byteport.drills.volume import SIZE_BYTES, Volume
+from byteport.drills.volume import Volume
 
 DAY_S = 86_400
 FILE_BYTES = 1_000_000
@@ -37,11 +38,11 @@ class DiskPressure:
             )
         self._volume = volume = Volume.make()
         if volume.mounted:
-            say(f"made a file system of {SIZE_BYTES // 1_000_000} MB at {volume.path}")
+            say(f"made a file system of {volume.size_bytes // 1_000_000} MB at {volume.path}")
         else:
-            budget = f"a folder with a budget of {SIZE_BYTES // 1_000_000} MB stands in, at {volume.path}"
+            budget = f"a folder with a budget of {volume.size_bytes // 1_000_000} MB stands in, at {volume.path}"
             say(f"no loop device may be mounted here: {budget}")
-        _opt_in(volume.path)
+        drill.opt_in(volume.path, "disk")
         _fill(volume)
         say(f"filled it to {volume.usage():.1f} % with rotated logs and temporary files, and opted it in to `disk`")
         return ResourceRef("host", local_name(), "drill", volume.name)
@@ -52,13 +53,6 @@ class DiskPressure:
     def remove(self) -> None:
         if self._volume is not None:
             self._volume.remove()
-
-
-def _opt_in(root: Path) -> None:
-    annotations = root / "etc" / "byteport" / "annotations"
-    annotations.parent.mkdir(parents=True)
-    annotations.write_text("byteport.io/auto-remediate: disk\n")
-    annotations.chmod(0o644)
 
 
 def _fill(volume: Volume) -> None:
@@ -83,12 +77,12 @@ def _fill(volume: Volume) -> None:
 def _rotated_log(folder: Path, name: str) -> Path:
     """A real gzip file of about FILE_BYTES."""
     path = folder / name
-    path.write_bytes(gzip.compress(secrets.token_bytes(FILE_BYTES), compresslevel=1))
+    path.write_bytes(gzip.compress(secrets.token_bytes(drill.scaled(FILE_BYTES)), compresslevel=1))
     return path
 
 
 def _noise(path: Path) -> Path:
-    path.write_bytes(secrets.token_bytes(FILE_BYTES))
+    path.write_bytes(secrets.token_bytes(drill.scaled(FILE_BYTES)))
     return path
 
 

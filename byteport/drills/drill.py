@@ -1,12 +1,27 @@
 """The contract of a drill. A new one is one file in `byteport/drills/` that defines `DRILL`."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from byteport.core.registry import Registry
 from byteport.core.resource import ResourceRef
 
 Say = Callable[[str], None]
+
+scale = 1.0  # tests that run a hundred drills make them smaller, and so quicker
+
+
+def scaled(size: int, *, least: int = 0) -> int:
+    return max(int(size * scale), least)
+
+
+def opt_in(root: Path, word: str) -> None:
+    """Opts in what a drill on this host has made, as a person would its host."""
+    annotations = root / "etc" / "byteport" / "annotations"
+    annotations.parent.mkdir(parents=True)
+    annotations.write_text(f"byteport.io/auto-remediate: {word}\n")
+    annotations.chmod(0o644)
 
 
 @runtime_checkable

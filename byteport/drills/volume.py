@@ -15,42 +15,66 @@ from contextlib import suppress
 from pathlib import Path
 
 from byteport.core.errors import Permanent
+from byteport.drills.drill import scaled
 from runbooks.hostctl import DRILL_MARKER, Roots
 
 SIZE_BYTES = 64 * 1000 * 1000
 COMMAND_TIMEOUT_S = 30
 
 
-class Volume:
-    """One drill's volume. `mounted` says whether it is a file system of its own or a folder with a budget."""
+class Place:
+    """A folder for one drill, not made yet, with its lock file, locked."""
 
     def __init__(self, base: Path, name: str, lock: int) -> None:
-        """`lock` is the descriptor of its lock file, locked."""
         self.name = name
         self.path = base / name
-        self.image = base / f"{name}.img"
         self._lock_path = base / f"{name}.lock"
         self._lock = lock
-        self.mounted = False
 
     @classmethod
-    def make(cls) -> "Volume":
-        """Makes one, the real thing where that is allowed. Raises Permanent."""
+    def make(cls) -> "Place":
+        """Chooses one, and removes what dead drills have left. Raises Permanent."""
         base = Path(Roots.of_this_host().drills)
         try:
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_leftovers(base)
             name = secrets.token_hex(4)
-            volume = cls(base, name, _new_lock(base, name))
+            return cls(base, name, _new_lock(base, name))
+        except OSError as error:
+            raise Permanent(f"No drill can be made in {base}: {error.strerror}.") from error
+
+    def release(self) -> None:
+        """Safe to call twice."""
+        self._lock_path.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.close(self._lock)
+
+
+class Volume:
+    """One drill's volume. `mounted` says whether it is a file system of its own or a folder with a budget."""
+
+    def __init__(self, place: Place) -> None:
+        self.name = place.name
+        self.path = place.path
+        self.image = place.path.with_name(f"{place.name}.img")
+        self.size_bytes = scaled(SIZE_BYTES)
+        self._place = place
+        self.mounted = False
+
+    @classmethod
+    def make(cls) -> "Volume":
+        """Makes one, the real thing where that is allowed. Raises Permanent."""
+        volume = cls(Place.make())
+        try:
             volume._make()
         except OSError as error:
-            raise Permanent(f"No drill volume can be made in {base}: {error.strerror}.") from error
+            raise Permanent(f"No drill volume can be made at {volume.path}: {error.strerror}.") from error
         return volume
 
     def _make(self) -> None:
         self.path.mkdir(mode=0o700)
         self.mounted = self._mount()
-        budget = None if self.mounted else SIZE_BYTES
+        budget = None if self.mounted else self.size_bytes
         self.path.chmod(0o700)
         (self.path / DRILL_MARKER).write_text(json.dumps({"id": self.name, "budget_bytes": budget}))
 
@@ -59,7 +83,7 @@ class Volume:
         if os.geteuid() != 0:
             return False
         with self.image.open("wb") as image:
-            image.truncate(SIZE_BYTES)
+            image.truncate(self.size_bytes)
         made = _quietly("mkfs.ext4", "-q", "-F", "-m", "0", str(self.image))
         if made and _quietly("mount", "-o", "loop,nosuid,nodev,noexec", str(self.image), str(self.path)):
             return True
@@ -72,7 +96,7 @@ class Volume:
             at = os.statvfs(self.path)
             used = at.f_blocks - at.f_bfree
             return 100 * used / (used + at.f_bavail)
-        return 100 * _folder_bytes(self.path) / SIZE_BYTES
+        return 100 * _folder_bytes(self.path) / self.size_bytes
 
     def remove(self) -> None:
         """Unmounts and deletes it. Safe to call twice."""
@@ -80,18 +104,16 @@ class Volume:
             _quietly("umount", "--lazy", str(self.path))
         if not os.path.ismount(self.path):
             shutil.rmtree(self.path, ignore_errors=True)
-        for leftover in (self.image, self._lock_path):
-            leftover.unlink(missing_ok=True)
-        with suppress(OSError):
-            os.close(self._lock)
+        self.image.unlink(missing_ok=True)
+        self._place.release()
 
 
 def remove_leftovers(base: Path) -> None:
-    """Removes the volumes whose drill is dead."""
+    """Removes what drills have made that are dead, be it a volume or a plain folder."""
     for lock_path in base.glob("*.lock"):
         lock = _lock_of_the_dead(lock_path)
         if lock is not None:
-            Volume(base, lock_path.stem, lock).remove()
+            Volume(Place(base, lock_path.stem, lock)).remove()
 
 
 def _new_lock(base: Path, name: str) -> int:

@@ -37,9 +37,14 @@ from signals.consumers import courses, name_of
 from signals.reading import Reading
 from signals.sources.host import memory_reading
 
+BOOT_TIME_ROUNDS_S = (
+    1.0  # when a process began is known by the time of the boot, which the kernel tells in whole seconds
+)
 WINDOW = timedelta(hours=1)  # of the looks that growth is judged by
 KEPT_LOOKS = 60  # of each consumer, spread over the window
-LOOK_PAUSE_S, DRILL_PAUSE_S = 2.0, 0.2  # between two looks of its own, where too few were kept
+# Looks of its own, where too few were kept to see a leak by: so many at most, with such a pause between two.
+MOST_LOOKS, LOOK_PAUSE_S, DRILL_PAUSE_S = 10, 2.0, 0.1
+ENOUGH_S = 15.0  # who has not grown within this time is not waited for
 ASKED = 5  # whether they may be restarted; hostctl takes no more
 
 
@@ -55,14 +60,13 @@ class RollingRestart:
     verify_deadline_s = 120
 
     def observe(self, event: EventView) -> dict[str, Any]:
-        """A `Found` as plain data. Takes a few seconds where too little was kept to judge growth by."""
+        """A `Found` as plain data. Takes up to half a minute where too little was kept to judge growth by."""
         resource = event.resource
         kept = courses(resource, now() - WINDOW)
         first, began = _read(resource, "memory"), time.monotonic()
-        seen: list[tuple[datetime, dict[str, Any]]] = []
-        while not seen or (len(seen) < MIN_LOOKS and _too_few(seen, kept)):
-            if seen:
-                time.sleep(DRILL_PAUSE_S if resource.is_drill else LOOK_PAUSE_S)
+        seen = [(now(), _read(resource, "consumers"))]
+        while len(seen) < MOST_LOOKS and not _enough(seen, kept, first["total_bytes"]):
+            time.sleep(DRILL_PAUSE_S if resource.is_drill else LOOK_PAUSE_S)
             seen.append((now(), _read(resource, "consumers")))
         last, took_s = _read(resource, "memory"), time.monotonic() - began
         pages = max(last["swap_in_pages"] - first["swap_in_pages"], 0)
@@ -147,7 +151,7 @@ def _course(
     kept: Mapping[str, Sequence[tuple[datetime, float]]],
 ) -> list[tuple[float, float]]:
     """The looks at one consumer since its main process began: unix time and bytes, in order, not too many."""
-    name, since = name_of(consumer), consumer["since"] or 0.0
+    name, since = name_of(consumer), (consumer["since"] or 0.0) - BOOT_TIME_ROUNDS_S
     points = {at.timestamp(): value for at, value in kept.get(name, ())}
     for at, answer in seen:
         points |= {at.timestamp(): float(one["rss_bytes"]) for one in answer["consumers"] if name_of(one) == name}
@@ -156,12 +160,15 @@ def _course(
     return course[::-1][::every][::-1]
 
 
-def _too_few(
-    seen: Sequence[tuple[datetime, dict[str, Any]]], kept: Mapping[str, Sequence[tuple[datetime, float]]]
+def _enough(
+    seen: Sequence[tuple[datetime, dict[str, Any]]],
+    kept: Mapping[str, Sequence[tuple[datetime, float]]],
+    total_bytes: int,
 ) -> bool:
-    """Whether the growth of the greatest cannot be judged yet."""
-    greatest = seen[-1][1]["consumers"][:ASKED]
-    return any(len(_course(consumer, seen, kept)) < MIN_LOOKS for consumer in greatest)
+    """Whether it can be told who leaks: each of the greatest was looked at; one of them grows, or all had time to."""
+    growths = [growth_of(_course(one, seen, kept), total_bytes) for one in seen[-1][1]["consumers"][:ASKED]]
+    looked_at = all(growth.looks >= MIN_LOOKS for growth in growths)
+    return looked_at and (any(growth.leaks for growth in growths) or all(g.span_s >= ENOUGH_S for g in growths))
 
 
 def _ask(resource: ResourceRef, consumers: list[dict[str, Any]], total_bytes: int) -> None:

@@ -12,7 +12,10 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from django_q.signing import SignedPackage
 
 from byteport import tasks
+from byteport.core.outcome import ActionOutcome
 from byteport.models import QueuedTask
+from runbooks import act
+from runbooks.action import Action, ActionCall
 
 LEASE = timedelta(seconds=0.3)
 PATIENCE_S = 90.0
@@ -40,11 +43,18 @@ def work(until: Callable[[], bool], lease: timedelta = LEASE) -> None:
 
 
 class Executioner:
-    """Counts the boundaries (just before and just after each commit) and kills its own process at the chosen one."""
+    """Counts the boundaries (just before and just after each commit) and kills its own process at the chosen one.
 
-    def __init__(self, kill_at: int | None, seen: Any) -> None:
+    With `frugal`, the end of one commit and the beginning of the next are one boundary, unless an action was carried
+    out in between, and a statement that found nothing to write makes none: to die at the one leaves the same behind
+    as to die at the other.
+    """
+
+    def __init__(self, kill_at: int | None, seen: Any, *, frugal: bool = False) -> None:
         self._seen = seen
         self._kill_at = kill_at
+        self._frugal = frugal
+        self.acted = False
 
     def boundary(self) -> None:
         self._seen.value += 1
@@ -55,18 +65,45 @@ class Executioner:
         commit = DatabaseWrapper._commit
 
         def watched_commit(wrapper: DatabaseWrapper) -> None:
-            self.boundary()
+            self._before()
             commit(wrapper)
-            self.boundary()
+            self._after()
 
         DatabaseWrapper._commit = watched_commit
         connection.execute_wrappers.append(self._autocommitted)
+        action_of = act.action_of
+        act.action_of = lambda row: Watched(action_of(row), self)
+
+    def _before(self) -> None:
+        if self.acted or not self._frugal:
+            self.boundary()
+
+    def _after(self) -> None:
+        self.acted = False
+        self.boundary()
 
     def _autocommitted(self, execute, sql, params, many, context):
         writes = connection.get_autocommit() and not str(sql).lstrip().startswith("SELECT")
         if writes:
-            self.boundary()
+            self._before()
         result = execute(sql, params, many, context)
-        if writes:
-            self.boundary()
+        if writes and (context["cursor"].rowcount or not self._frugal):
+            self._after()
         return result
+
+
+class Watched:
+    """An action whose executioner knows when it was carried out."""
+
+    def __init__(self, action: Action, executioner: Executioner) -> None:
+        self._action = action
+        self._executioner = executioner
+
+    def execute(self, call: ActionCall) -> ActionOutcome:
+        try:
+            return self._action.execute(call)
+        finally:
+            self._executioner.acted = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._action, name)

@@ -24,7 +24,7 @@ CLEAR_TMP = Permit("host", "web-1", "clear_tmp", "host/web-1/mount/%2F")
 
 @pytest.fixture
 def volume(monkeypatch):
-    monkeypatch.setattr("byteport.drills.volume.SIZE_BYTES", 6_000_000)
+    monkeypatch.setattr("byteport.drills.drill.scale", 0.1)
     made = Volume.make()
     (made.path / "var" / "log").mkdir(parents=True)
     (made.path / "tmp").mkdir()

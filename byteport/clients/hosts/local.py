@@ -12,6 +12,9 @@ from byteport.clients.hosts.protocol import Annotations, HostAnswer, HostRequest
 from byteport.core.errors import Permanent, Temporary
 from byteport.core.ways import Address, Way
 
+# As a module: so its bytecode is kept, and it need not be compiled at every call.
+LOADER = "import sys; sys.path.insert(0, sys.argv.pop(1)); from hostctl import main; sys.exit(main())"
+
 
 class LocalTransport:
     """Runs `hostctl` with this Python, isolated from its environment and packages."""
@@ -26,7 +29,7 @@ class LocalTransport:
             )
         try:
             done = subprocess.run(
-                [sys.executable, "-I", "-S", str(HOSTCTL)],
+                [sys.executable, "-I", "-S", "-c", LOADER, str(HOSTCTL.parent)],
                 input=msgspec.json.encode(request),
                 capture_output=True,
                 timeout=timeout_s,
