@@ -140,9 +140,10 @@ class Week(msgspec.Struct, frozen=True):
 
 
 def week(at: datetime) -> Week:
-    resolved = SignalEvent.objects.filter(status=Status.RESOLVED, resolved_at__gte=at - timedelta(days=7))
+    """Asks for no column but those of the index `events_resolved`, so that no row of the table is read."""
+    resolved = SignalEvent.objects.filter(resolved_at__gte=at - timedelta(days=7))  # what has it, is resolved
     rows = list(
-        resolved.order_by().values("resolved_by").annotate(n=Count("pk"), mean=Avg(F("resolved_at") - F("detected_at")))
+        resolved.order_by().values("resolved_by").annotate(n=Count("*"), mean=Avg(F("resolved_at") - F("detected_at")))
     )
     return Week(
         count=dict.fromkeys(ResolvedBy.values, 0) | {row["resolved_by"]: row["n"] for row in rows},

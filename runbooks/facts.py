@@ -49,7 +49,7 @@ def gather(
         runbook_dry_run=policy.dry_run,
         maintenance=window.name if window else "",
         maintenance_until=window.ends_at if window else None,
-        cooldown_until=_cooldown_until(event, plan, runbook, policy, agent),
+        cooldown_until=_cooldown_until(event, plan, runbook, policy, agent, at),
         ineffective=_ineffective(event, plan, agent, at),
         ineffective_limit=agent.ineffective_limit,
         budget=_budget(event, agent, at),
@@ -99,10 +99,12 @@ def _runs(event: SignalEvent, plan: Plan) -> QuerySet[SignalEvent]:
 
 
 def _cooldown_until(
-    event: SignalEvent, plan: Plan, runbook: Runbook, policy: RunbookPolicy, agent: AgentSettings
+    event: SignalEvent, plan: Plan, runbook: Runbook, policy: RunbookPolicy, agent: AgentSettings, at: datetime
 ) -> datetime | None:
+    """None also when the latest run is so long ago that no pause can last until now: nobody looks that far back."""
     runs = _runs(event, plan).filter(runbook=runbook.name)
-    latest: datetime | None = runs.aggregate(latest=Max("acted_at"))["latest"]
+    lately = runs.filter(acted_at__gte=at - timedelta(seconds=longest_pause_s(runbook, policy.cooldown_s)))
+    latest: datetime | None = lately.aggregate(latest=Max("acted_at"))["latest"]
     if latest is None:
         return None
     window = timedelta(seconds=agent.ineffective_window_s)
@@ -115,6 +117,11 @@ def pause_s(runbook: Runbook, cooldown_s: float, earlier: int) -> float:
     if not isinstance(runbook, BacksOff):
         return cooldown_s
     return max(cooldown_s, min(cooldown_s * 2.0 ** min(earlier, 32), runbook.longest_cooldown_s))
+
+
+def longest_pause_s(runbook: Runbook, cooldown_s: float) -> float:
+    """What `pause_s` is at the most, however many went before."""
+    return max(cooldown_s, runbook.longest_cooldown_s) if isinstance(runbook, BacksOff) else cooldown_s
 
 
 def _ineffective(event: SignalEvent, plan: Plan, agent: AgentSettings, at: datetime) -> int:
@@ -133,17 +140,7 @@ def _ineffective(event: SignalEvent, plan: Plan, agent: AgentSettings, at: datet
 
 
 def _budget(event: SignalEvent, agent: AgentSettings, at: datetime) -> Budget:
-    recent, running = Q(acted_at__gte=at - timedelta(hours=1)), Q(status__in=RUNNING)
-    reserved = Q(status=Status.DIAGNOSED, acted_at__isnull=False)
-    runs = (
-        _others(event)
-        .filter(recent | running, fleet=event.fleet, acted_at__isnull=False)
-        .aggregate(
-            running=Count("pk", filter=running | reserved),
-            last_hour=Count("pk", filter=recent),
-            nearby=Count("pk", filter=recent & Q(neighbourhood=event.neighbourhood)),
-        )
-    )
+    runs = _runs_of_fleet(event, at)
     failing = SignalEvent.objects.exclude(status=Status.RESOLVED).filter(fleet=event.fleet)
     known = Series.objects.filter(fleet=event.fleet, last_at__gte=at - KNOWN_WITHIN)
     return Budget(
@@ -158,6 +155,23 @@ def _budget(event: SignalEvent, agent: AgentSettings, at: datetime) -> Budget:
         storm_percent=agent.storm_percent,
         storm_minimum=agent.storm_minimum,
     )
+
+
+def _runs_of_fleet(event: SignalEvent, at: datetime) -> dict[str, int]:
+    """The other runs of the event's fleet: how many go on, and how many began within the hour, in all and nearby.
+
+    Asked in two parts, each of which has an index: what began lately, and what goes on since longer.
+    """
+    an_hour_ago, running = at - timedelta(hours=1), Q(status__in=RUNNING)
+    reserved = Q(status=Status.DIAGNOSED)  # a plan that is about to begin
+    runs = _others(event).filter(fleet=event.fleet)
+    lately: dict[str, int] = runs.filter(acted_at__gte=an_hour_ago).aggregate(
+        running=Count("pk", filter=running | reserved),
+        last_hour=Count("pk"),
+        nearby=Count("pk", filter=Q(neighbourhood=event.neighbourhood)),
+    )
+    longer = runs.filter(running, acted_at__lt=an_hour_ago).count()
+    return {**lately, "running": lately["running"] + longer}
 
 
 def _approved_by(event: SignalEvent) -> str:

@@ -293,6 +293,17 @@ def test_the_same_resource_is_left_alone_within_the_cooldown(platform, clock):
     assert run_until(again, clock, "resolved").resolved_by == "byteport"
 
 
+def test_a_runbook_that_backs_off_is_held_for_longer_after_each_run(platform, clock):
+    for _ in range(2):
+        run_until(fire(at=datetime.now(UTC)), clock, "resolved")
+        clock.shift(601)
+    again = fire(at=datetime.now(UTC))
+    clock.shift(400)  # 600 s are over, twice as much is not
+    assert advance(again) == "diagnosed"
+    assert advance(again) == "diagnosed"
+    assert "may run again at" in again.reason
+
+
 def test_after_three_fixes_that_did_not_last_a_person_is_told(platform, clock):
     RunbookPolicy.objects.create(runbook="standin", cooldown_s=0, verify_deadline_s=120)
     AgentSettings.objects.update(max_per_neighbourhood_hour=100)
@@ -310,6 +321,16 @@ def test_the_budget_of_a_host_is_kept(platform, clock):
         run_until(fire(ResourceRef("host", "web-1", "mount", f"/data{number}")), clock, "resolved")
     event = run_until(fire(ResourceRef("host", "web-1", "mount", "/data3")), clock, "escalated")
     assert "budget" in event.reason
+
+
+def test_a_run_that_goes_on_for_hours_keeps_its_place_in_the_budget(platform, clock):
+    AgentSettings.objects.update(max_concurrent=1)
+    run_until(fire(), clock, "acting")
+    clock.shift(2 * 3600)
+    other = fire(ResourceRef("host", "web-2", "mount", "/srv"), at=datetime.now(UTC))
+    assert advance(other) == "diagnosed"
+    assert advance(other) == "diagnosed"
+    assert "most that may run at once" in other.reason
 
 
 def test_a_storm_is_not_treated_by_its_symptoms(platform, clock):

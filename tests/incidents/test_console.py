@@ -183,6 +183,16 @@ def test_the_week_counts_by_whom_and_how_fast(operator: Client) -> None:
     assert week.overall_mean_s == 22 * 60
 
 
+def test_the_weeks_figures_are_read_from_an_index_alone(operator: Client) -> None:
+    with connection.cursor() as cursor, CaptureQueriesContext(connection) as asked:
+        for other_way in ("seqscan", "bitmapscan"):  # as good with a table as small as this one
+            cursor.execute(f"SET LOCAL enable_{other_way} = off")
+        queries.week(now())
+        cursor.execute(f"EXPLAIN {asked[-1]['sql']}")
+        plan = " ".join(line for (line,) in cursor.fetchall())
+    assert "Index Only Scan using events_resolved" in plan
+
+
 @pytest.mark.parametrize(
     ("fields", "state"),
     [
