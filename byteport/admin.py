@@ -89,19 +89,20 @@ class HostAdmin(AuditedAdmin):
     form = HostForm
     audit_noun = "host"
     one_line = (
-        "name", "address", "user", "key_file", "known_hosts_file", "instance_id", "region", "role_arn", "cluster",
-        "node",
+        "name", "address", "user", "key_file", "known_hosts_file", "instance_id", "region", "role_arn",
+        "gce_instance", "cluster", "node",
     )  # fmt: skip
     list_display = ("name", "reached", "state", "last_success_at", "last_error")
     list_filter = (choice_filter("way", "way", ways), ("enabled", BooleanRadioFilter))
     list_filter_submit = True
-    search_fields = ("name", "address", "instance_id", "node")
+    search_fields = ("name", "address", "instance_id", "gce_instance", "node")
     save_as = True
     readonly_fields = ("suggestion", "opted_in_to", "seen_at", "last_success_at", "last_error_at", "last_error")
     fieldsets = (
         (None, {"fields": ("name", "enabled", "way", "suggestion", "poll_s", "opted_in_to")}),
         ("SSH", {"fields": ("address", "port", "user", "key_file", "known_hosts_file", "use_sudo")}),
         ("AWS Systems Manager", {"fields": ("instance_id", "region", "role_arn")}),
+        ("GCE instance (by SSH)", {"fields": ("gce_instance",)}),
         ("Node of a cluster", {"fields": ("cluster", "node")}),
         ("Health", {"fields": ("seen_at", "last_success_at", "last_error_at", "last_error")}),
     )

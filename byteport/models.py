@@ -6,7 +6,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator, RegexVa
 from django.db import models
 from django.db.models.functions import Now
 
-from byteport.core.ways import WAYS
+from byteport.core.ways import GCE_INSTANCE, WAYS
 
 
 def ways() -> list[tuple[str, str]]:
@@ -109,6 +109,13 @@ class Host(models.Model):
     instance_id = models.TextField(blank=True, db_default="", help_text="SSM: the EC2 instance, i-…")
     region = models.TextField(blank=True, db_default="", help_text="SSM: its region. Empty: the environment's.")
     role_arn = models.TextField(blank=True, db_default="", help_text="SSM: the role to assume for it, if any.")
+
+    gce_instance = models.TextField(
+        blank=True,
+        db_default="",
+        validators=[RegexValidator(GCE_INSTANCE, "It is of the form projects/PROJECT/zones/ZONE/instances/NAME.")],
+        help_text="GCE: projects/PROJECT/zones/ZONE/instances/NAME (or its number).",
+    )
 
     cluster = models.TextField(blank=True, db_default="", help_text="Node: the cluster's name.")
     node = models.TextField(blank=True, db_default="", help_text="Node: the name of the Node object.")

@@ -12,6 +12,7 @@ from byteport.core.resource import ResourceRef
 from byteport.models import Host
 
 EC2_INSTANCE = re.compile(r"i-[0-9a-f]{8,17}")
+GCE_INSTANCE = re.compile(r"[0-9]{15,20}")  # its number, of 64 bits
 NAME_CHARS = 253  # as long as a DNS name can be
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 AT_ONCE = 1_000
@@ -48,9 +49,11 @@ def _rows(units: Iterator[str]) -> Iterator[Host]:
 
 
 def host_row(name: str) -> Host:
-    """CloudWatch knows EC2 instances by their ids."""
+    """CloudWatch knows EC2 instances by their ids, Google Cloud Monitoring its own by their numbers."""
     if EC2_INSTANCE.fullmatch(name):
         return Host(name=name, suggested="ssm", instance_id=name)
+    if GCE_INSTANCE.fullmatch(name):
+        return Host(name=name, suggested="gce")
     return Host(name=name)
 
 

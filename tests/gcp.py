@@ -1,20 +1,24 @@
-"""Google Cloud at the far end of the wire: Cloud Monitoring over gRPC and TLS, with the service's own messages.
+"""Google Cloud at the far end of the wire: Cloud Monitoring over gRPC and TLS, with the service's own messages, and
+Compute Engine's instances over HTTP.
 
-It knows series of raw measurements, and does with them what Google does: filters, aligns from the end of what is asked
-for, tells the newest point first, and cuts pages by points, also through a series. The account's key is of the tests'
-own making; the client library signs its tokens with it and checks the certificate, for real.
+Monitoring knows series of raw measurements, and does with them what Google does: filters, aligns from the end of what
+is asked for, tells the newest point first, and cuts pages by points, also through a series. The account's key is of the
+tests' own making; the client library signs its tokens with it and checks the certificate, for real.
 """
 
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import mkdtemp
+from urllib.parse import urlsplit
 
 import grpc
 import jwt
@@ -31,7 +35,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from byteport.clients import gcp as client
-from byteport.clients import gcp_monitoring
+from byteport.clients import gcp_compute, gcp_monitoring
 
 PROJECT, ACCOUNT = "shop-prod-1", "byteport@shop-prod-1.iam.gserviceaccount.com"
 PEM, PKCS8, PLAIN = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -166,13 +170,65 @@ def monitoring(folder: Path) -> Iterator[Monitoring]:
     pair = (key().private_bytes(PEM, PKCS8, PLAIN), certificate())
     port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([pair]))
     server.start()
+    with account(folder) as monkeypatch:
+        monkeypatch.setattr(gcp_monitoring, "ENDPOINT", f"localhost:{port}")
+        yield far
+    server.stop(None).wait(10)
+
+
+class Compute:
+    """Instances, by their paths; and what was asked: path, fields and token."""
+
+    def __init__(self) -> None:
+        self.instances, self.asked, self.refusal = {}, [], None
+
+    def answer(self, target: str, token: str) -> tuple[int, bytes]:
+        url = urlsplit(target)
+        path = url.path.removeprefix("/compute/v1/")
+        self.asked.append((path, url.query, token.removeprefix("Bearer ")))
+        if self.refusal:
+            return self.refusal
+        if path not in self.instances:
+            told = {"error": {"code": 404, "message": f"The resource '{path}' was not found"}}
+            return 404, json.dumps(told).encode()
+        return 200, json.dumps(self.instances[path]).encode()
+
+
+@contextmanager
+def compute(folder: Path) -> Iterator[Compute]:
+    """The instances, and this process pointing at them, with the key of an account that is let in."""
+    far = Compute()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body = far.answer(self.path, self.headers["Authorization"])
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    with account(folder) as monkeypatch:
+        monkeypatch.setattr(gcp_compute, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield far
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+@contextmanager
+def account(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """This process with the key of an account, and with no credentials that it had before."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", key_file(folder))
-        monkeypatch.setattr(gcp_monitoring, "ENDPOINT", f"localhost:{port}")
         client.forget()
-        yield far
+        yield monkeypatch
     client.forget()
-    server.stop(None).wait(10)
 
 
 def claims(token: str) -> dict:

@@ -10,6 +10,8 @@ import msgspec
 
 from byteport.core.registry import Registry
 
+GCE_INSTANCE = r"^projects/([a-z0-9.-]{1,100}:)?[a-z0-9-]{1,63}/zones/[a-z0-9-]{1,63}/instances/[a-z0-9-]{1,63}\Z"
+
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
     """How one host is reached, as its row in the inventory has it. Each way uses the fields that it needs."""
@@ -25,6 +27,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     instance_id: str = ""
     region: str = ""
     role_arn: str = ""
+    gce_instance: str = ""
     cluster: str = ""
     node: str = ""
     poll_s: int | None = None  # seconds between two looks; None: as the way has it

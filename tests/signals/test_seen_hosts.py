@@ -36,6 +36,12 @@ def test_an_ec2_instance_is_suggested_to_be_reached_by_ssm():
     assert Host.objects.get(suggested="ssm").instance_id == "i-0123456789abcdef0"
 
 
+def test_the_number_of_a_gce_instance_is_suggested_to_be_opted_in_by_its_label():
+    see(mount("4520031799277581759"), mount("10"))
+    seen_hosts.note()
+    assert dict(Host.objects.values_list("name", "suggested")) == {"4520031799277581759": "gce", "10": ""}
+
+
 def test_a_node_is_suggested_to_be_reached_through_its_cluster():
     see(
         ResourceRef("kubernetes", "prod/eu", "node", "node-1"), ResourceRef("kubernetes", "prod/eu", "pod", "x", "shop")
