@@ -29,7 +29,7 @@ from runbooks.runbook import (
 )
 from signals.catalog import CATALOG
 from signals.reading import Reading
-from signals.sources.host import disk_reading, volume_of
+from signals.sources.host import disk_reading, mount_of, volume_of
 
 HOPELESS_PERCENT = 95.0
 
@@ -64,12 +64,11 @@ class CleanupLogs:
     def observe(self, event: EventView) -> dict[str, Any]:
         """`{"mount": its line of `usage` or None, "survey": the answer of `survey`}`."""
         place = event.resource.place
-        mounts = {volume_of(place, mount): mount for mount in read(place, "usage")["mounts"]}
-        survey = read(place, "survey", scope_of(event.resource))
-        return {"mount": mounts.get(event.resource), "survey": survey}
+        mount = mount_of(event.resource, read(place, "usage")["mounts"])
+        return {"mount": mount, "survey": read(place, "survey", scope_of(event.resource))}
 
     def diagnose(self, event: EventView, facts: dict[str, Any]) -> Diagnosis:
-        freeable, held = _freeable_bytes(event, facts["survey"]), _held_bytes(facts)
+        freeable, held = _freeable_bytes(event, facts), _held_bytes(facts)
         inference = f"{human_bytes(freeable)} in old logs and stale temporary files can be freed."
         if held > freeable:
             inference = (
@@ -81,10 +80,11 @@ class CleanupLogs:
     def plan(self, event: EventView, diagnosis: Diagnosis, timing: Timing) -> Plan | CannotPlan:
         if diagnosis.facts["mount"] is None:
             return CannotPlan(f"{event.resource.label} is not mounted any more, or cannot be read.")
-        useful = _useful(event.resource, diagnosis.facts["survey"])
+        useful = _useful(event, diagnosis.facts)
         if not useful:
             return CannotPlan(f"Nothing that BytePort may clean up lies on {event.resource.label}.")
-        steps = tuple(Step(m.key, m.action, str(event.resource), m.summary) for m in useful)
+        target = str(volume_of(event.resource.place, diagnosis.facts["mount"]))  # also where the event names a device
+        steps = tuple(Step(m.key, m.action, target, m.summary) for m in useful)
         return Plan(self.name, "; ".join(m.summary[0].lower() + m.summary[1:] for m in useful) + ".", steps, timing)
 
     def prohibitions(self, event: EventView, diagnosis: Diagnosis) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ class CleanupLogs:
         return Judgement(Look.BAD, f"{shown}, not below {timing.clear:g} %")
 
     def advise(self, event: EventView, diagnosis: Diagnosis | None) -> tuple[ManualStep, ManualStep, ManualStep]:
-        path = quote(event.resource.name if event.resource.kind == "mount" else "/")
+        path = _shell_path(event.resource, diagnosis.facts["mount"] if diagnosis else None)
         return (
             ManualStep(
                 f"See what takes the space on {event.resource.label}",
@@ -130,14 +130,23 @@ class CleanupLogs:
         )
 
 
-def _useful(resource: ResourceRef, survey: dict[str, Any]) -> list[Measure]:
+def _useful(event: EventView, facts: dict[str, Any]) -> list[Measure]:
     """The measures that can free space on this very mount. On a drill's volume all of them lie."""
-    lies_on = survey.get("lies_on", {})
-    return [m for m in MEASURES if resource.is_drill or lies_on.get(m.key) == resource.name]
+    lies_on, mount = facts["survey"].get("lies_on", {}), facts["mount"]
+    return [m for m in MEASURES if event.resource.is_drill or (mount and lies_on.get(m.key) == mount["mount"])]
 
 
-def _freeable_bytes(event: EventView, survey: dict[str, Any]) -> int:
-    keys = {measure.key for measure in _useful(event.resource, survey)} & {"rotated_logs", "tmp"}
+def _shell_path(resource: ResourceRef, mount: dict[str, Any] | None) -> str:
+    """The mount for a person's shell, which finds out by itself where a device is mounted if BytePort could not."""
+    if resource.kind != "mount":
+        return "/"
+    name = mount["mount"] if mount else resource.name
+    return f'"$(findmnt -nfo TARGET -S {quote(name)})"' if name.startswith("/dev/") else quote(name)
+
+
+def _freeable_bytes(event: EventView, facts: dict[str, Any]) -> int:
+    survey = facts["survey"]
+    keys = {measure.key for measure in _useful(event, facts)} & {"rotated_logs", "tmp"}
     return sum(int(survey[key].get("would_delete", {}).get("bytes", 0)) for key in keys)
 
 
@@ -152,7 +161,8 @@ def _evidence(event: EventView, facts: dict[str, Any]) -> Iterator[str]:
     if mount is not None and "percent" in mount:
         sizes = f"{human_bytes(mount['used_bytes'])} of {human_bytes(mount['total_bytes'])}"
         system = f"{mount['fstype']} on {mount['device']}" if mount["device"] else "a folder with a budget"
-        yield f"{event.resource.label} is {mount['percent']:.1f} % full ({sizes}; {system})."
+        place = "" if event.resource.name == mount["mount"] or mount.get("drill") else f" mounted at {mount['mount']}"
+        yield f"{event.resource.label} is {mount['percent']:.1f} % full ({sizes}; {system}{place})."
     for part, what in (
         ("rotated_logs", "rotated logs older than 7 days"),
         ("tmp", "temporary files unused for 48 h"),

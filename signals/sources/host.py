@@ -126,24 +126,39 @@ def note_health(ended: Sequence[Look], failing: Mapping[str, str]) -> None:
 
 def disk_reading(resource: ResourceRef, now: datetime) -> Reading | None:
     """One mount's usage, read now. None when it is not mounted (any more)."""
-    readings = disk_readings(resource.place, read(resource.place, "usage"), now)
-    return next((reading for reading in readings if reading.resource == resource), None)
+    found = mount_of(resource, read(resource.place, "usage")["mounts"])
+    return _disk_reading(resource, found, now) if found and found.get("percent") is not None else None
+
+
+def mount_of(resource: ResourceRef, mounts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The line of `usage` that a resource is about: by where it is mounted, or else by the device, as some agents name
+    disks (`/dev/sda1`, `sda1`). None where there is none, or a device is mounted in several ways."""
+    by_point = [mount for mount in mounts if volume_of(resource.place, mount) == resource]
+    if by_point or resource.kind != "mount":
+        return by_point[-1] if by_point else None
+    devices = (resource.name, f"/dev/{resource.name}")
+    by_device = [mount for mount in mounts if mount["device"] in devices and not mount.get("drill")]
+    return by_device[0] if len(by_device) == 1 else None
 
 
 def disk_readings(place: str, usage: dict[str, Any], now: datetime) -> list[Reading]:
     """The answer of `usage` as readings. What could not be measured yields none, so that its window starts again."""
     return [
-        Reading(
-            signal="disk_pressure",
-            resource=volume_of(place, mount),
-            at=now,
-            value=float(mount["percent"]),
-            source=SOURCE.name,
-            labels={"device": mount["device"], "fstype": mount["fstype"], "mountpoint": mount["mount"]},
-        )
+        _disk_reading(volume_of(place, mount), mount, now)
         for mount in usage["mounts"]
         if mount.get("percent") is not None
     ]
+
+
+def _disk_reading(resource: ResourceRef, mount: dict[str, Any], now: datetime) -> Reading:
+    return Reading(
+        signal="disk_pressure",
+        resource=resource,
+        at=now,
+        value=float(mount["percent"]),
+        source=SOURCE.name,
+        labels={"device": mount["device"], "fstype": mount["fstype"], "mountpoint": mount["mount"]},
+    )
 
 
 def volume_of(place: str, mount: dict[str, Any]) -> ResourceRef:

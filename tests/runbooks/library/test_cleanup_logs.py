@@ -10,6 +10,7 @@ from byteport.core.resource import ResourceRef
 from runbooks.library.cleanup_logs import RUNBOOK
 from runbooks.runbook import CannotPlan, Diagnosis, EventView, Look, Plan, Timing
 from signals.reading import Reading
+from signals.sources.host import mount_of
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 TIMING = Timing(verify_delay_s=30, verify_interval_s=10, verify_deadline_s=120, good_samples=3, clear=80)
@@ -66,6 +67,30 @@ def test_a_mount_that_holds_nothing_it_may_clean_is_handed_over():
     plan = plan_for("/srv")
     assert isinstance(plan, CannotPlan)
     assert "/srv on web-1" in plan.reason
+
+
+@pytest.mark.parametrize("device", ["/dev/sda2", "sda2"])
+def test_a_disk_that_an_agent_names_by_its_device_is_treated_where_it_is_mounted(device):
+    lines = [{"mount": "/", "device": "/dev/sda1"}, facts("/var")["mount"]]
+    found = mount_of(event(device).resource, lines)
+    diagnosis = RUNBOOK.diagnose(event(device), {**facts(), "mount": found})
+    plan = RUNBOOK.plan(event(device), diagnosis, TIMING)
+    assert isinstance(plan, Plan)
+    assert {step.target for step in plan.steps} == {"host/web-1/mount/%2Fvar"}
+    assert [step.key for step in plan.steps] == ["journal", "rotated_logs"]
+    assert "mounted at /var" in diagnosis.evidence[0]
+    assert all("-- /var" in step.command for step in RUNBOOK.advise(event(device), diagnosis))
+
+
+def test_a_device_that_is_mounted_in_two_ways_or_not_at_all_is_no_mount():
+    twice = [{"mount": "/a", "device": "/dev/sda2"}, {"mount": "/b", "device": "/dev/sda2"}]
+    assert mount_of(event("/dev/sda2").resource, twice) is None
+    assert mount_of(event("/dev/sdb").resource, twice) is None
+    assert mount_of(event("/a").resource, twice) == twice[0]
+
+
+def test_a_persons_shell_finds_out_where_a_device_is_mounted():
+    assert '-- "$(findmnt -nfo TARGET -S /dev/sdb)"' in RUNBOOK.advise(event("/dev/sdb"), None)[0].command
 
 
 def test_a_mount_that_is_gone_is_handed_over():
