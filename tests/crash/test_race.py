@@ -1,22 +1,26 @@
-"""Eight processes at once. Real: PostgreSQL, the processes, the loop; the far end of the wire is tests/standin.py,
-which counts in the file system what was done to it."""
+"""Eight processes at once. Real: PostgreSQL, the processes, the loop fed from the queue, what drills make. The API
+server of the runbooks for clusters is the stand-in of tests/kubernetes; the test of budgets has that of tests/standin.
+"""
 
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from byteport import loop
 from byteport.models import QueuedTask
-from runbooks import policy
-from runbooks.models import AgentAction, AgentSettings
+from runbooks.models import AgentSettings
+from runbooks.runbook import RUNBOOKS
 from signals.ingest import ingest
 from signals.models import Series, SignalEvent
 from signals.reading import Reading, State
+from tests.crash.troubles import ENDED, assert_treated_once, trouble_for
+from tests.crash.worker import work
 from tests.processes import exit_code, forked
 from tests.standin import RESOURCE, Platform, installed
 
+ALIVE = timedelta(seconds=30)  # a lease that nobody outlives
 pytestmark = pytest.mark.django_db(transaction=True)
 PROCESSES = 8
 
@@ -33,42 +37,31 @@ def together(body) -> None:
     assert [exit_code(pid) for pid in pids] == [0] * PROCESSES
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", list(RUNBOOKS))
 def test_the_same_thousand_readings_in_eight_processes_open_one_event_and_run_its_runbook_once(
-    tmp_path: Path, monkeypatch
+    name, cluster, monkeypatch
 ):
-    AgentSettings.objects.create(dry_run=False)
-    monkeypatch.setattr(policy, "timing_for", lambda *_: policy.Timing(
-        verify_delay_s=0, verify_interval_s=0, verify_deadline_s=60, good_samples=1, clear=80
-    ))  # fmt: skip
-    monkeypatch.setattr("runbooks.diagnose.timing_for", policy.timing_for)
-    start = datetime.now(UTC) - timedelta(seconds=1001)
-    readings = [
-        Reading(signal="disk_pressure", resource=RESOURCE, at=start + timedelta(seconds=n), value=90.0)
-        for n in range(1000)
-    ]
-    platform = Platform()
-    platform.on_execute = lambda call: (tmp_path / call.id).touch(exist_ok=False)
+    monkeypatch.setattr(loop, "LEASE", ALIVE)
+    monkeypatch.setattr("signals.policy.DRILL_SUSTAIN_S", 0.5)
+    trouble = trouble_for(name, cluster)
+    last = trouble.reading
+    readings = [structs.replace(last, at=last.at - timedelta(milliseconds=n)) for n in reversed(range(1000))]
+    events = SignalEvent.objects.filter(resource=str(last.resource))
 
     def everything(number: int) -> None:
-        for first in range(0, 1000, 50):
-            ingest(readings[first : first + 50])
-        for _ in range(200):
-            event = SignalEvent.objects.get()
-            if event.status == "resolved":
-                return
-            loop.advance(event.pk)
-            # What was done cannot be seen across processes; the stand-in's condition is what the files say.
-            if any(tmp_path.iterdir()):
-                platform.value = 10.0
-            time.sleep(0.01)
-        raise AssertionError(f"still {event.status}: {event.reason}")
+        for first in range(0, 1000, 100):
+            ingest(readings[first : first + 100])
+        work(lambda: events.filter(status__in=ENDED).exists(), ALIVE)
 
-    with installed(platform):
+    try:
+        ingest(trouble.beside)
         together(everything)
-    event = SignalEvent.objects.get()
-    assert (event.status, event.resolved_by) == ("resolved", "byteport")
-    assert len(list(tmp_path.iterdir())) == AgentAction.objects.count() == 2
-    assert event.timeline.filter(kind="detected").count() == 1
+        event = events.get()
+        assert_treated_once(event, trouble)
+        assert event.timeline.filter(kind="detected").count() == 1
+    finally:
+        trouble.remove()
 
 
 def test_readings_of_new_series_from_eight_processes_neither_collide_nor_wait_in_a_circle():

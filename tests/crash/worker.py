@@ -17,11 +17,10 @@ from byteport.models import QueuedTask
 from runbooks import act
 from runbooks.action import Action, ActionCall
 
-LEASE = timedelta(seconds=0.3)
 PATIENCE_S = 90.0
 
 
-def work(until: Callable[[], bool], lease: timedelta = LEASE) -> None:
+def work(until: Callable[[], bool], lease: timedelta) -> None:
     """Takes due tasks from the queue and runs them; a task that was leased too long is taken again."""
     deadline = time.monotonic() + PATIENCE_S
     while not until():

@@ -4,13 +4,18 @@ from functools import partial
 
 from byteport import loop
 from runbooks.kubernetes.reads import WORKLOADS
-from tests.runbooks.library.test_restart_with_backoff import REFUSED_BY_DB, fire, run
+from tests.runbooks.library.test_restart_with_backoff import REFUSED_BY_DB, fire, reading, run
 from tests.runbooks.shop import controller, crash_loop, crashed, ref
 
 
-def told_of_a_pod(cluster, clock):
+def trouble(cluster):
     crash_loop(cluster, crashed(1), REFUSED_BY_DB)
     controller(cluster)
+    return reading()
+
+
+def told_of_a_pod(cluster, clock):
+    trouble(cluster)
     assert run(fire(ref("pod", "cart-1"), detail="app"), clock).status == "resolved"
 
 

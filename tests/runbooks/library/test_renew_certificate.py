@@ -52,8 +52,12 @@ def status(cluster, **changes: object) -> None:
     cluster.store.modify("certificate", "shop", "shop-tls", lambda found: found["status"].update(changes))
 
 
+def reading() -> Reading:
+    return Reading(signal="certificate_expiry", resource=TLS, at=datetime.now(UTC), state=State.FIRING)
+
+
 def fire() -> SignalEvent:
-    ingest([Reading(signal="certificate_expiry", resource=TLS, at=datetime.now(UTC), state=State.FIRING)])
+    ingest([reading()])
     return SignalEvent.objects.latest("pk")
 
 

@@ -37,10 +37,14 @@ def shop(cluster, clock):
     return cluster
 
 
-def fire(resource: ResourceRef = CART, detail: str = "app exit 1", **labels: str) -> SignalEvent:
+def reading(resource: ResourceRef = CART, detail: str = "app exit 1", **labels: str) -> Reading:
     known = {"pod": "cart-1", "container": "app", **labels}
     at = datetime.now(UTC)
-    ingest([Reading(signal="pod_crashloop", resource=resource, at=at, state=State.FIRING, detail=detail, labels=known)])
+    return Reading(signal="pod_crashloop", resource=resource, at=at, state=State.FIRING, detail=detail, labels=known)
+
+
+def fire(resource: ResourceRef = CART, detail: str = "app exit 1", **labels: str) -> SignalEvent:
+    ingest([reading(resource, detail, **labels)])
     return SignalEvent.objects.latest("pk")
 
 

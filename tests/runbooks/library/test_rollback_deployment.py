@@ -70,9 +70,13 @@ def roll_out(cluster, *, condition: dict | None = None, **counts: int) -> None:
 DONE = {"replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}
 
 
-def fire() -> SignalEvent:
+def reading() -> Reading:
     at = datetime.now(UTC)
-    ingest([Reading(signal="deployment_failed", resource=WEB, at=at, state=State.FIRING, labels={"revision": "2"})])
+    return Reading(signal="deployment_failed", resource=WEB, at=at, state=State.FIRING, labels={"revision": "2"})
+
+
+def fire() -> SignalEvent:
+    ingest([reading()])
     return SignalEvent.objects.latest("pk")
 
 

@@ -79,9 +79,12 @@ def scales(cluster, cpu: str = "300m", **counts: int) -> None:
     cluster.store.react(react)
 
 
+def reading(value: float = 93.0) -> Reading:
+    return Reading(signal="cpu_saturation", resource=CART, at=datetime.now(UTC), value=value, state=State.FIRING)
+
+
 def fire(value: float = 93.0) -> SignalEvent:
-    at = datetime.now(UTC)
-    ingest([Reading(signal="cpu_saturation", resource=CART, at=at, value=value, state=State.FIRING)])
+    ingest([reading(value)])
     return SignalEvent.objects.latest("pk")
 
 
