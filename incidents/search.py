@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 from django.db import connection
+from django.db.models import QuerySet
+from django.db.models.expressions import RawSQL
 
 from incidents.queries import HEAVY
 from signals.models import SignalEvent
@@ -36,6 +38,10 @@ FIND = f"""
     SELECT id, rank, (SELECT count(*) FROM hits) FROM ranked
     WHERE (rank, id) < (%(rank)s, %(id)s)
     ORDER BY rank DESC, id DESC LIMIT {PAGE + 1}"""  # noqa: S608 (constants of this module)
+# The same for a filter, by position.
+MATCHING = f"""
+    WITH hits AS MATERIALIZED (SELECT id FROM signal_events WHERE postmortem_words @@ {ASKED})
+    SELECT id FROM hits""".replace("%(query)s", "%s")  # noqa: S608
 LIST = f"""
     SELECT id, 0::float8, 0 FROM signal_events
     WHERE postmortem_md <> '' AND id < %(id)s ORDER BY id DESC LIMIT {PAGE + 1}"""  # noqa: S608
@@ -95,9 +101,20 @@ def cursor_of(text: str) -> Cursor | None:
     return None if math.isnan(cursor.rank) else cursor
 
 
+def asked_for(query: str) -> str:
+    """What is asked for, in what PostgreSQL takes."""
+    return query.replace("\0", "")[:QUERY_CHARS].strip()
+
+
+def matching(rows: QuerySet[SignalEvent], query: str) -> QuerySet[SignalEvent]:
+    """Those whose postmortem matches, in their own order; all of them without a query."""
+    asked = asked_for(query)
+    return rows.filter(pk__in=RawSQL(MATCHING, [asked])) if asked else rows  # noqa: S611 (a constant of this module)
+
+
 def search(query: str, after: Cursor | None = None) -> HitPage:
     """The best matches first; without a query all postmortems, the newest first."""
-    asked, start = query.replace("\0", "")[:QUERY_CHARS].strip(), after or Cursor()
+    asked, start = asked_for(query), after or Cursor()
     rows = _rows(FIND if asked else LIST, query=asked, rank=start.rank, id=start.id)
     shown = rows[:PAGE]
     ids = [row[0] for row in shown]

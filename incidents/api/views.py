@@ -28,6 +28,7 @@ from incidents.queries import HEAVY
 from incidents.record import record_of
 from incidents.report import event_of, incident_document
 from incidents.roles import Deed
+from incidents.search import QUERY_CHARS, matching
 from runbooks.models import AgentAction, Approval
 from runbooks.policy import agent_settings
 from signals import limits
@@ -77,6 +78,17 @@ class IncidentFilter(filters.FilterSet):  # type: ignore[misc]
 
     def only_open(self, rows: QuerySet[SignalEvent], name: str, value: bool) -> QuerySet[SignalEvent]:
         return rows.filter(status__in=SignalEvent.OPEN) if value else rows.exclude(status__in=SignalEvent.OPEN)
+
+
+class PostmortemFilter(filters.FilterSet):  # type: ignore[misc]
+    q = filters.CharFilter(method="only_matching", max_length=QUERY_CHARS, label='words, "a phrase", -without, or')
+
+    class Meta:
+        model = SignalEvent
+        fields = ("signal", "resource", "postmortem_final")
+
+    def only_matching(self, rows: QuerySet[SignalEvent], name: str, value: str) -> QuerySet[SignalEvent]:
+        return matching(rows, value)
 
 
 class ReadOnly(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Any]):
@@ -158,11 +170,11 @@ class ApprovalViewSet(ReadOnly):
 
 @read_only
 class PostmortemViewSet(ReadOnly):
-    """Postmortems, by their incident's id."""
+    """Postmortems, by their incident's id. `q` searches in those that are kept, as the console's search does."""
 
     queryset = SignalEvent.objects.all()
     serializer_class = forms.PostmortemSerializer
-    filterset_fields = ("signal", "resource", "postmortem_final")
+    filterset_class = PostmortemFilter
 
 
 @read_only

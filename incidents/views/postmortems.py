@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
-from incidents.search import QUERY_CHARS, RANKED, cursor_of, search
+from incidents.search import RANKED, asked_for, cursor_of, search
 from incidents.views.page import show, signed_in
 
 
@@ -13,7 +13,7 @@ from incidents.views.page import show, signed_in
 @signed_in
 def postmortems(request: HttpRequest) -> HttpResponse:
     """Without a query: all of them, the newest first. A cursor that is none begins at the beginning."""
-    query = request.GET.get("q", "").replace("\0", "").strip()[:QUERY_CHARS]
+    query = asked_for(request.GET.get("q", ""))
     after = cursor_of(request.GET.get("after", ""))
     page = search(query, after)
     context = {

@@ -7,6 +7,7 @@ import json
 import math
 from html import escape
 from io import StringIO
+from urllib.parse import urlencode
 
 import pytest
 from django.contrib.auth.models import User
@@ -147,8 +148,9 @@ def test_the_index_is_used():
         values = {"query": "number77 disk", "rank": math.inf, "id": 2**62}
         cursor.execute(f"EXPLAIN {search.FIND}", values)
         plan = "\n".join(row[0] for row in cursor.fetchall())
-    assert "Bitmap Index Scan on events_postmortem_words" in plan
-    assert "Seq Scan" not in plan
+    for told in (plan, search.matching(SignalEvent.objects.order_by("-pk"), "number77 disk").explain()):
+        assert "Bitmap Index Scan on events_postmortem_words" in told
+        assert "Seq Scan" not in told
 
 
 # --- what others wrote
@@ -218,3 +220,48 @@ def test_the_command_pages_and_refuses_what_is_no_cursor(capsys):
     assert len(command("cart", "--after", after)["postmortems"]) == 1
     with pytest.raises(SystemExit):
         call_command("postmortems", "--after", "x")
+
+
+# --- the API
+
+
+def listed(client: Client, **query: str) -> list[int]:
+    """All pages, one row each."""
+    seen, address = [], f"/api/v1/postmortems/?{urlencode({'page_size': 1, **query})}"
+    while address:
+        page = client.get(address).json()
+        seen += [row["event_id"] for row in page["results"]]
+        address = page["next"]
+    return seen
+
+
+@pytest.mark.parametrize("query", ["cart", '"memory limit"', "limit -disk", "nothing or OOMKilled", "  cart  "])
+def test_the_api_filters_by_the_same_words_and_pages_the_newest_first(reader, query):
+    text = "shop/cart was OOMKilled at its memory limit"
+    found_ids = [kept(f"{text}, cart cart").pk, kept(text).pk, kept(text).pk]
+    kept("Another one: a disk.")
+    assert listed(reader, q=query) == found_ids[::-1]
+
+
+def test_the_apis_other_filters_narrow_a_search_further(reader):
+    kept("a cart", signal="memory_pressure")
+    event = kept("a cart")
+    scenes.incident("escalated", postmortem_md="a cart")
+    assert listed(reader, q="cart", signal="disk_pressure", postmortem_final="true") == [event.pk]
+
+
+@pytest.mark.parametrize("query", ODD)
+def test_no_query_is_too_odd_for_the_api(reader, query):
+    event = kept("a cart")
+    answer = reader.get("/api/v1/postmortems/", {"q": query})
+    if len(query) > search.QUERY_CHARS or "\0" in query:
+        assert (answer.status_code, answer["Content-Type"]) == (400, "application/problem+json")
+        assert answer.json()["detail"].startswith("q: ")
+    else:
+        assert answer.status_code == 200
+        assert {row["event_id"] for row in answer.json()["results"]} <= {event.pk}
+
+
+def test_without_a_query_the_api_lists_them_all(reader):
+    ids = {kept("a cart").pk, kept("a disk").pk}
+    assert set(listed(reader, q="")) == ids == set(listed(reader))
