@@ -31,6 +31,7 @@ from byteport.core.ways import WAYS
 from byteport.heartbeats import ALIVE_S
 from byteport.models import AuditEntry, Heartbeat, Host, MonitoredDatabase, QueuedTask, ways
 from byteport.snapshot import masked
+from incidents.roles import is_role
 
 ROLES = ("web", "worker", "watch")
 PAGE_PATIENCE_S = 5.0  # what a page waits for a host to answer
@@ -291,11 +292,17 @@ def _password_mark(pk: str) -> dict[str, Any]:
 
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, AuditedAdmin):  # type: ignore[misc]
-    """Sets of permissions that users share."""
+    """Sets of permissions that users share. BytePort's own, the roles, are as its table has them."""
 
     audit_noun = "group"
     compressed_fields = False
     search_fields = ("name",)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(super().has_change_permission(request, obj)) and not is_role(obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return bool(super().has_delete_permission(request, obj)) and not is_role(obj)
 
 
 class OwnPasswordForm(AdminOwnPasswordChangeForm):  # type: ignore[misc]

@@ -1,6 +1,7 @@
 """The rows that an operator expects to find in the admin, and the schedule of the sweep.
 
-A missing row means the product's defaults, so BytePort runs without them; and a row that is there is never touched.
+A missing row means the product's defaults, so BytePort runs without them; and a row that is there is never touched, but
+for the roles' permissions, which follow their table.
 """
 
 from collections.abc import Iterator

@@ -19,6 +19,7 @@ from incidents import tokens
 from incidents.models import ApiToken, Delivery, scope_names
 from incidents.policies import Policy, after_change, default_row, fields_of, unit_of
 from incidents.queries import HEAVY
+from incidents.roles import Deed, may
 from runbooks.models import (
     AgentAction,
     AgentSettings,
@@ -225,8 +226,9 @@ class RunbookPolicyAdmin(PolicyAdmin):
 
 @admin.register(AgentSettings)
 class AgentSettingsAdmin(AuditedAdmin):
-    """The one row that governs the agent as a whole."""
+    """The one row that governs the agent as a whole. Who operates the agent may switch it; its bounds take more."""
 
+    switches = ("dry_run", "paused", "paused_reason")
     one_line = ("paused_reason",)
 
     fieldsets = (
@@ -245,7 +247,16 @@ class AgentSettingsAdmin(AuditedAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> Sequence[Any]:
         """Where the deployment forces dry-run, switching it here would have no effect, and later an unexpected one."""
         forced = isinstance(obj, AgentSettings) and obj.dry_run_is_forced
-        return (*super().get_readonly_fields(request, obj), *(("dry_run",) if forced else ()))
+        fields = [field for _, options in self.fieldsets for field in options["fields"]]
+        held = (
+            *(("dry_run",) if forced else ()),
+            *(() if may(request.user, Deed.OPERATE) else self.switches),
+            *(() if may(request.user, Deed.CONFIGURE) else (name for name in fields if name not in self.switches)),
+        )
+        return (*super().get_readonly_fields(request, obj), *dict.fromkeys(held))
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return may(request.user, Deed.OPERATE) or may(request.user, Deed.CONFIGURE)
 
     def changed(self, before: dict[str, Any], after: dict[str, Any]) -> None:
         after_change(before, after)

@@ -1,15 +1,18 @@
 """Who may do what: one table for console, admin and API. Roles are Django's groups of the same names.
 
-Whoever is signed in is at least a viewer; a superuser is an administrator.
+In console and API whoever is signed in is at least a viewer; a superuser is an administrator. The admin goes by
+Django's permissions: each belongs to one deed (`deed_of`), and a role's group holds those of its deeds.
 """
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, Group, Permission
-from django.db.models import Q, QuerySet
+from django.db import transaction
 
-APPS = ("byteport", "signals", "runbooks", "incidents")
+APPS = ("byteport", "signals", "runbooks", "incidents", "django_q")
+PEOPLE = ("auth", "axes")
+TOKEN = "apitoken"  # noqa: S105 (a table's name)
 
 
 class Deed(StrEnum):
@@ -73,26 +76,34 @@ def within(scopes: Iterable[str], deed: Deed) -> bool:
     return any(deed in SCOPES[Scope(scope)] for scope in scopes if scope in list(Scope))
 
 
+@transaction.atomic
 def plant() -> None:
-    """Makes the groups, with the permissions of the table. Those of an existing group stay as an operator set them."""
-    for role, deeds in TABLE.items():
-        group, is_new = Group.objects.get_or_create(name=role)
-        if is_new or not group.permissions.exists():
-            group.permissions.set(permissions_of(deeds))
+    """Makes the groups what the table says. Any number of processes may do it at once."""
+    Group.objects.bulk_create([Group(name=role) for role in TABLE], ignore_conflicts=True)
+    for group in Group.objects.select_for_update().filter(name__in=list(TABLE)).order_by("name"):
+        group.permissions.set(permissions_of(TABLE[Role(group.name)]))
 
 
-def permissions_of(deeds: Iterable[Deed]) -> QuerySet[Permission]:
-    """What the deeds come to in Django's permissions, for the admin's pages too."""
-    ours = Q(content_type__app_label__in=APPS)
-    wanted = Q(pk__in=[])
-    for deed in deeds:
-        if deed is Deed.VIEW:
-            wanted |= ours & Q(codename__startswith="view_")
-        elif deed is Deed.CONFIGURE:
-            wanted |= ours & Q(codename__regex="^(add|change|delete)_")
-        elif deed is Deed.ADMINISTER:
-            wanted |= Q(content_type__app_label="auth") | Q(content_type__app_label="axes")
-        else:
-            app, _, codename = PERMISSIONS[deed].partition(".")
-            wanted |= Q(content_type__app_label=app, codename=codename)
-    return Permission.objects.filter(wanted)
+def permissions_of(deeds: Iterable[Deed]) -> list[int]:
+    """The keys of what the deeds come to in Django's permissions."""
+    wanted = frozenset(deeds)
+    rows = Permission.objects.values_list("pk", "content_type__app_label", "codename")
+    return [pk for pk, app, codename in rows if deed_of(app, codename) in wanted]
+
+
+def deed_of(app: str, codename: str) -> Deed | None:
+    """The deed that a permission of Django's is part of; None for what nobody needs. Pure."""
+    for deed, permission in PERMISSIONS.items():
+        if permission == f"{app}.{codename}":
+            return deed
+    verb, _, table = codename.partition("_")
+    if app in PEOPLE or table == TOKEN:
+        return Deed.ADMINISTER
+    if app not in APPS:
+        return None
+    return Deed.VIEW if verb == "view" else Deed.CONFIGURE
+
+
+def is_role(group: object) -> bool:
+    """Whether it is one of BytePort's own groups, which follow the table."""
+    return isinstance(group, Group) and group.name in list(Role)
