@@ -1,5 +1,6 @@
 """The safe action executor: gates, approval, and one write-ahead step of the plan a call."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -24,6 +25,8 @@ PROBE_AGAIN_S = 3.0
 PUT_BACK_AGAIN_S = 60.0
 PUT_BACK_PATIENCE = timedelta(days=1)
 
+Known = tuple[Runbook, Diagnosis, Plan]
+
 
 def begin(event: SignalEvent, at: datetime) -> Move:
     """Stage *diagnosed*: every gate is asked; then the plan begins, is simulated, waits, asks, or is handed over."""
@@ -45,7 +48,7 @@ def begin(event: SignalEvent, at: datetime) -> Move:
     return _held_back(event, plan, refusal, rows, at)
 
 
-def parts(event: SignalEvent) -> tuple[Runbook, Diagnosis, Plan]:
+def parts(event: SignalEvent) -> Known:
     """The event's runbook, diagnosis and frozen plan."""
     diagnosis, plan = diagnosis_of(event), plan_of(event)
     if diagnosis is None or plan is None or event.runbook not in RUNBOOKS:
@@ -115,20 +118,26 @@ def step(event: SignalEvent, at: datetime) -> Move:
             return _put_back(event, planned)
         if row is None:
             return _begin_step(event, (runbook, diagnosis, plan), planned, at)
+        if row.status == STARTED and planned.kind is StepKind.PUT_BACK:
+            return _find_out(row, _held_by_the_kill_switch)
         if row.status == STARTED:
-            return _find_out(row)
+            return _find_out(row, lambda row: _held_by_a_gate(event, (runbook, diagnosis, plan), row, at))
     return _after_last(plan, rows)
 
 
-def _begin_step(event: SignalEvent, known: tuple[Runbook, Diagnosis, Plan], planned: Step, at: datetime) -> Move:
+def _begin_step(event: SignalEvent, known: Known, planned: Step, at: datetime) -> Move:
     """Asks every gate once more, with the opt-in read at this moment, writes ahead, and only then acts."""
-    runbook, diagnosis, plan = known
-    live = LiveReads(runbook, view_of(event), diagnosis)
-    verdicts = evaluate(gather(event, runbook, diagnosis, plan, live, at))
+    verdicts = _asked_once_more(event, known, at)
     refusal = decide(verdicts)
     if refusal is not None:
         return _stopped(event, refusal, verdict_rows(event, verdicts, at), at)
     return _carry_out(_write_ahead(event, planned))
+
+
+def _asked_once_more(event: SignalEvent, known: Known, at: datetime) -> tuple[Verdict, ...]:
+    runbook, diagnosis, plan = known
+    live = LiveReads(runbook, view_of(event), diagnosis)
+    return evaluate(gather(event, runbook, diagnosis, plan, live, at))
 
 
 def _stopped(event: SignalEvent, refusal: Verdict, rows: tuple[GateVerdict, ...], at: datetime) -> Move:
@@ -171,16 +180,28 @@ def _carry_out(row: AgentAction) -> Move:
     return Move()
 
 
-def _find_out(row: AgentAction) -> Move:
-    """A row that was left `started`: look what happened; never simply do it again."""
+def _find_out(row: AgentAction, held: Callable[[AgentAction], Move | None]) -> Move:
+    """A row that was left `started`: look what happened; never simply do it again. Where nothing has happened yet, it
+    is carried out now, unless it is `held`: hours may have passed since the gates were asked."""
     probe = action_of(row).probe(call_of(row), row.started_at)
     if probe.state is ProbeState.ABSENT:
-        return _carry_out(row)
+        return held(row) or _carry_out(row)
     if probe.state is ProbeState.RUNNING:
         return Move(delay_s=PROBE_AGAIN_S)
     outcome = probe.outcome or ActionOutcome(Result.UNKNOWN, probe.message or "Nobody can tell whether it finished.")
     _complete(row, outcome)
     return Move()
+
+
+def _held_by_a_gate(event: SignalEvent, known: Known, row: AgentAction, at: datetime) -> Move | None:
+    """What the gates have against it by now. Unless that passes, it will not be carried out any more."""
+    verdicts = _asked_once_more(event, known, at)
+    refusal = decide(verdicts)
+    if refusal is None:
+        return None
+    if refusal.then is not Then.WAIT:
+        _complete(row, ActionOutcome(Result.REFUSED, f"It was cut off before it was carried out. {refusal.reason}"))
+    return _stopped(event, refusal, verdict_rows(event, verdicts, at), at)
 
 
 def _after_last(plan: Plan, rows: dict[str, AgentAction]) -> Move:
@@ -215,7 +236,7 @@ def put_back(event: SignalEvent, at: datetime) -> Move:
         return Move()
     row = AgentAction.objects.filter(event=event, plan_hash=event.plan_hash, step=planned.key, dry_run=False).first()
     try:
-        move = _find_out(row) if row else _put_back(event, planned)
+        move = _find_out(row, _held_by_the_kill_switch) if row else _put_back(event, planned)
     except Temporary as error:
         if row and event.escalated_at and at > event.escalated_at + PUT_BACK_PATIENCE:
             _complete(row, ActionOutcome(Result.UNKNOWN, f"Given up without knowing how it ended: {error}"))
@@ -225,10 +246,13 @@ def put_back(event: SignalEvent, at: datetime) -> Move:
 
 def _put_back(event: SignalEvent, planned: Step) -> Move:
     """It only takes back what BytePort did itself, so that no gate stands in its way but the kill switch."""
-    if agent_settings().paused:
-        reason = "BytePort is paused: what it changed is put back when it goes on."
-        return Move(reason=reason, delay_s=RECHECK_S)
-    return _carry_out(_write_ahead(event, planned))
+    return _held_by_the_kill_switch() or _carry_out(_write_ahead(event, planned))
+
+
+def _held_by_the_kill_switch(row: AgentAction | None = None) -> Move | None:
+    if not agent_settings().paused:
+        return None
+    return Move(reason="BytePort is paused: what it changed is put back when it goes on.", delay_s=RECHECK_S)
 
 
 def _complete(row: AgentAction, outcome: ActionOutcome) -> None:

@@ -394,6 +394,62 @@ def test_a_fault_that_passes_is_tried_again_and_nothing_is_done_twice(platform, 
     assert len(platform.done) == len(set(platform.done)) == 2
 
 
+def cut_off_before_anything_happened(platform, clock) -> SignalEvent:
+    """Its first step is begun, and the far end has never heard of it."""
+    platform.on_execute = lambda call: (_ for _ in ()).throw(Temporary("no route to host"))
+    event = run_until(fire(), clock, "acting")
+    advance(event)
+    platform.on_execute = lambda call: None
+    assert [row.status for row in event.actions.all()] == ["started"]
+    clock.move_to(event.due_at)
+    return event
+
+
+def test_a_step_that_was_cut_off_is_not_carried_out_after_the_kill_switch(platform, clock):
+    event = cut_off_before_anything_happened(platform, clock)
+    operate.pause(actor="ada", why="look at it")
+    for _ in range(3):
+        assert advance(event) == "acting"
+        clock.move_to(event.due_at)
+    assert platform.done == []
+    operate.resume(actor="ada")
+    assert run_until(event, clock, "resolved").actions.filter(status="done").count() == 2
+
+
+def withdraw(platform):
+    platform.opted_in = False
+
+
+def lay_hands_on(platform):
+    platform.override = "ada edited it"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (withdraw, "Not opted in"),
+        (lay_hands_on, "ada edited it"),
+        (lambda platform: AgentSettings.objects.update(dry_run=True), "The agent is in dry-run"),
+    ],
+)
+def test_a_step_that_was_cut_off_asks_every_gate_again_before_it_is_carried_out(platform, clock, change, said):
+    event = cut_off_before_anything_happened(platform, clock)
+    change(platform)
+    assert advance(event) == "escalated"
+    assert said in event.reason
+    assert platform.done == []
+    assert [(row.status, said in row.message) for row in event.actions.all()] == [("refused", True)]
+
+
+def test_a_step_that_was_cut_off_waits_for_the_end_of_a_maintenance_window(platform, clock):
+    event = cut_off_before_anything_happened(platform, clock)
+    now = datetime.now(UTC)
+    MaintenanceWindow.objects.create(name="move", starts_at=now, ends_at=now + timedelta(minutes=5))
+    assert advance(event) == "acting"
+    assert platform.done == []
+    assert run_until(event, clock, "resolved").status == "resolved"
+
+
 def test_a_step_that_may_have_happened_is_never_repeated(platform, clock):
     def cut_off(call):
         platform.done.append(call.id)
@@ -574,6 +630,24 @@ def test_the_kill_switch_holds_also_what_would_be_put_back(three_steps, clock):
         clock.move_to(event.due_at)
         assert advance(event) == "escalated"
     assert statuses(event) == {"step-0": "done"}
+    operate.resume(actor="ada")
+    clock.move_to(event.due_at)
+    advance(event)
+    assert statuses(event)["step-2"] == "done"
+
+
+def test_the_kill_switch_holds_also_what_was_cut_off_when_it_was_put_back(three_steps, clock):
+    event = run_until(fire(), clock, "acting")
+    advance(event)
+    three_steps.opted_in = False
+    advance(event)
+    three_steps.on_execute = lambda call: (_ for _ in ()).throw(Temporary("no route to host"))
+    advance(event)
+    three_steps.on_execute = lambda call: None
+    operate.pause(actor="ada", why="look at it")
+    clock.move_to(event.due_at)
+    advance(event)
+    assert statuses(event) == {"step-0": "done", "step-2": "started"}
     operate.resume(actor="ada")
     clock.move_to(event.due_at)
     advance(event)
