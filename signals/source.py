@@ -72,6 +72,14 @@ class MetricSource(PollSource, Protocol):
         """What is wrong with a row's options; empty when nothing is."""
 
 
+@runtime_checkable
+class Credentialed(Protocol):
+    """A source that signs in with credentials of the environment or the platform."""
+
+    def credentials(self, options: dict[str, Any]) -> str:
+        """Which ones are found, without any secret. Raises Permanent, saying what to set, or Temporary."""
+
+
 class StreamHealth(msgspec.Struct, frozen=True, kw_only=True):
     """How one stream of a source fares. `error` is fit for an operator's eyes; empty: it is well."""
 

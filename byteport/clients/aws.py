@@ -30,6 +30,10 @@ CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 15
 THROTTLED_DELAY_S = 20.0
 ROLE_SESSION_S = 3600
+NO_CREDENTIALS = (
+    "AWS: no credentials are found. On EKS give BytePort's service accounts a role (IRSA, Pod Identity), on EC2 an"
+    " instance profile; elsewhere set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+)
 RENEW_BEFORE = timedelta(minutes=5)
 
 THROTTLED = frozenset(
@@ -84,6 +88,17 @@ def _made(service: str, region: str, role_arn: str) -> _Kept:
         region_name=session.region_name,
     )
     return _Kept(own.client(service, config=CONFIG), assumed["Expiration"])  # type: ignore[call-overload]
+
+
+def identity(region: str, role_arn: str = "") -> str:
+    """Where the credentials come from, and the role that is assumed with them. Raises Temporary or Permanent."""
+    with own_errors("credentials"):
+        found = boto3.Session(region_name=region or None).get_credentials()
+        if found is None or not found.get_frozen_credentials().access_key:
+            raise Permanent(NO_CREDENTIALS)
+    if role_arn:
+        client("sts", region, role_arn)
+    return f"by boto3's {found.method}" + (f", assuming {role_arn}" if role_arn else "")
 
 
 def forget() -> None:

@@ -58,6 +58,13 @@ def credentials(scope: str) -> Credentials:
         return found
 
 
+def identity(scope: str) -> str:
+    """Whose credentials they are, which can be used right now. Raises Temporary or Permanent."""
+    found = credentials(scope)
+    email = getattr(found, "service_account_email", "")
+    return f"Google Cloud's, of {email or 'a ' + type(found).__module__.rpartition('.')[2].replace('_', ' ')}"
+
+
 def _found(scope: str) -> Credentials:
     found: Credentials = google.auth.default(scopes=[scope])[0]
     if isinstance(found, service_account.Credentials):  # a key signs its tokens itself, and need ask nobody

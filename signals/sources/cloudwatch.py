@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,6 +19,7 @@ from signals.metrics import (
     fills,
     is_whole,
     labels_of,
+    options_of,
     percent_of,
     resource_of,
 )
@@ -68,6 +69,10 @@ class CloudWatchSource(MetricSourceBase[CloudWatchOptions]):
     def __init__(self) -> None:
         super().__init__()
         self._listed: dict[str, tuple[datetime, CloudWatchOptions, list[Watched]]] = {}  # by slug
+
+    def credentials(self, options: dict[str, Any]) -> str:
+        known = options_of(options, CloudWatchOptions)
+        return f"AWS', {aws.identity(known.region, known.role_arn)}, for {known.region}"
 
     def look(
         self, config: SourceConfig, options: CloudWatchOptions, span: Span, only: Only | None = None

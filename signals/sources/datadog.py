@@ -6,7 +6,7 @@ Monitors' state comes by webhook (`datadog_monitor`).
 import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -23,6 +23,7 @@ from signals.metrics import (
     fills,
     is_whole,
     labels_of,
+    options_of,
     percent_of,
     resource_of,
 )
@@ -64,6 +65,11 @@ class DatadogSource(MetricSourceBase[DatadogOptions]):
     title = "Datadog metrics"
     options_type = DatadogOptions
     behind = timedelta(minutes=2)
+
+    def credentials(self, options: dict[str, Any]) -> str:
+        site = options_of(options, DatadogOptions).site
+        datadog.configuration(site)
+        return f"an API key and an application key of Datadog's, for {site}"
 
     def look(
         self, config: SourceConfig, options: DatadogOptions, span: Span, only: Only | None = None

@@ -6,11 +6,11 @@ Incidents of its alerting policies come by webhook (`gcp_incident`).
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
-from byteport.clients import gcp_monitoring
+from byteport.clients import gcp, gcp_monitoring
 from byteport.clients.gcp_monitoring import Query, Series
 from byteport.core.errors import Permanent
 from byteport.core.resource import ResourceRef
@@ -25,6 +25,7 @@ from signals.metrics import (
     floor,
     is_whole,
     labels_of,
+    options_of,
     percent_of,
     resource_of,
 )
@@ -78,6 +79,9 @@ class GcpMonitoringSource(MetricSourceBase[GcpOptions]):
     title = "Google Cloud Monitoring metrics"
     options_type = GcpOptions
     behind = timedelta(minutes=4)
+
+    def credentials(self, options: dict[str, Any]) -> str:
+        return f"{gcp.identity(gcp_monitoring.SCOPE)}, for the project {options_of(options, GcpOptions).project}"
 
     def look(
         self, config: SourceConfig, options: GcpOptions, span: Span, only: Only | None = None

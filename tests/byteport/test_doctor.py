@@ -1,10 +1,14 @@
-"""What `manage.py doctor` says of databases and hosts. Real: PostgreSQL, the monitored server, its roles, this host."""
+"""What `manage.py doctor` says of databases, hosts and clouds. Real: PostgreSQL, the monitored server, its roles, this
+host, the clouds' own libraries and where they look for credentials."""
 
 import pytest
 
+from byteport.clients import gcp as google
 from byteport.clients.hosts.inventory import local_name
-from byteport.management.commands.doctor import databases, hosts, reads_of
+from byteport.management.commands.doctor import credentials, databases, hosts, reads_of
 from byteport.models import Host, MonitoredDatabase
+from signals.models import Source
+from tests import gcp
 from tests.monitored import PASSWORD
 
 
@@ -61,3 +65,70 @@ def test_each_host_has_a_line_and_those_that_are_only_seen_share_one():
     assert "/nowhere cannot be read" in found["host away"].detail
     assert "host away, opt-in" not in found
     assert found["hosts"].detail.endswith(": seen")
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """An environment in which no cloud's credentials are to be found."""
+    for name in (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_PROFILE",
+        "DD_API_KEY",
+        "DD_APP_KEY",
+        "DD_APP_KEY_FILE",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "CLOUDSDK_CONFIG"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    google.forget()
+    return monkeypatch
+
+
+def sources(**kinds):
+    for kind, options in kinds.items():
+        Source.objects.create(slug=kind, kind=kind, options=options)
+
+
+CLOUDS = {"cloudwatch": {"region": "eu-central-1"}, "datadog": {}, "gcp_monitoring": {"project": gcp.PROJECT}}
+
+
+@pytest.mark.django_db
+def test_each_cloud_source_without_credentials_is_told_what_to_set(bare):
+    sources(**CLOUDS, host={})
+    Source.objects.create(slug="off", kind="datadog", enabled=False)
+    found = {finding.name: finding for finding in credentials()}
+    assert {finding.state for finding in found.values()} == {"fail"}
+    assert {name: next(word for word in finding.detail.split() if "_" in word) for name, finding in found.items()} == {
+        "source cloudwatch, credentials": "AWS_ACCESS_KEY_ID",
+        "source datadog, credentials": "DD_API_KEY",
+        "source gcp_monitoring, credentials": "GOOGLE_APPLICATION_CREDENTIALS.",
+    }
+    assert all("docs/clouds.md" in finding.fix for finding in found.values())
+
+
+@pytest.mark.django_db
+def test_each_cloud_source_with_credentials_says_whose_and_no_secret(bare, tmp_path):
+    secrets = ("aws-secret-1", "dd-api-1", "dd-app-1")
+    bare.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    for name, secret in zip(("AWS_SECRET_ACCESS_KEY", "DD_API_KEY", "DD_APP_KEY"), secrets, strict=True):
+        bare.setenv(name, secret)
+    sources(**CLOUDS)
+    with gcp.account(tmp_path):
+        found = list(credentials())
+    assert [(finding.state, finding.detail) for finding in found] == [
+        ("ok", "AWS', by boto3's env, for eu-central-1"),
+        ("ok", "an API key and an application key of Datadog's, for datadoghq.com"),
+        ("ok", f"Google Cloud's, of {gcp.ACCOUNT}, for the project {gcp.PROJECT}"),
+    ]
+    assert not any(secret in str(found) for secret in (*secrets, "PRIVATE KEY"))
+
+
+@pytest.mark.django_db
+def test_a_cloud_source_whose_options_are_none_says_so(bare):
+    sources(cloudwatch={"region": "mars"})
+    [finding] = credentials()
+    assert (finding.state, "region" in finding.detail) == ("fail", True)

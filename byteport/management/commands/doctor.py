@@ -34,7 +34,7 @@ from incidents.handover import hand_over, what_to_set
 from runbooks.policy import agent_settings, is_switched_on
 from runbooks.runbook import RUNBOOKS
 from signals.models import Source
-from signals.source import SOURCES, StreamSource
+from signals.source import SOURCES, Credentialed, StreamSource
 
 MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 LOW_SPACE_BYTES = 1_000_000_000
@@ -84,7 +84,7 @@ def examine() -> Iterator[Finding]:
     yield reachable
     if reachable.state == "fail":
         return
-    for look in (migrations, agent, processes, sources, hosts, clusters, databases, channels, programs):
+    for look in (migrations, agent, processes, sources, credentials, hosts, clusters, databases, channels, programs):
         yield from look()
 
 
@@ -161,6 +161,23 @@ def sources() -> Iterator[Finding]:
         else:
             ago = (now() - row.last_success_at).total_seconds()
             yield Finding(name, "ok", f"last heard of {human_duration(max(ago, 0))} ago")
+
+
+def credentials() -> Iterator[Finding]:
+    """Of each source that signs in at a vendor: whether this process finds what it needs for that."""
+    for row in Source.objects.filter(enabled=True).order_by("slug"):
+        source: object = SOURCES.get(row.kind)
+        if isinstance(source, Credentialed):
+            yield credentials_of(row, source)
+
+
+def credentials_of(row: Source, source: Credentialed) -> Finding:
+    name = f"source {row.slug}, credentials"
+    try:
+        return Finding(name, "ok", source.credentials(row.options))
+    except BytePortError as error:
+        fix = "docs/clouds.md says which rights they need; every process of BytePort that reads needs them."
+        return Finding(name, "fail", str(error), fix)
 
 
 def hosts() -> Iterator[Finding]:

@@ -204,6 +204,12 @@ def test_another_accounts_series_are_read_by_an_assumed_role(source):
     assert [r.value for r in look(source, {**OPTIONS, "role_arn": role})] == [91]
 
 
+def test_the_role_that_is_assumed_is_named_with_where_its_credentials_come_from(source):
+    role = "arn:aws:iam::210987654321:role/byteport"
+    told = source.credentials({**OPTIONS, "role_arn": role})
+    assert told == f"AWS', by boto3's env, assuming {role}, for {aws.REGION}"
+
+
 class Throttled(ServiceException):
     code = "Throttling"
     message = "Rate exceeded"
