@@ -156,6 +156,15 @@ def test_of_two_series_that_tell_the_same_none_is_chosen_by_chance(source, far):
     assert len(look(source, {**OPTIONS, "metrics": [metric]})) == 1
 
 
+def test_of_two_metrics_that_tell_the_same_the_first_one_counts(source, far):
+    far.add(MEMORY, 91, at=minute(1), state="used")
+    far.add("custom.googleapis.com/mem", 40, at=minute(1))
+    first = {"name": MEMORY, "signal": "memory_pressure", "labels": {"state": "used"}}
+    second = {"name": "custom.googleapis.com/mem", "signal": "memory_pressure"}
+    assert [r.value for r in look(source, {**OPTIONS, "metrics": [first, second]})] == [91]
+    assert [r.value for r in look(source, {**OPTIONS, "metrics": [second, first]})] == [40]
+
+
 def test_an_instance_that_was_renamed_meanwhile_stays_one_host(source, far):
     far.add(CPU, 0.5, at=minute(2), unit="10^2.%", instance_name="web-1")
     far.add(CPU, 0.6, at=minute(1), unit="10^2.%", instance_name="web-one")
