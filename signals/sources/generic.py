@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from byteport.core.resource import ResourceRef
+from byteport.core.signature import PREFIX, SIGNATURE_HEADER, TIMESTAMP_HEADER, signature
 from signals.alert import REPORTS_END
 from signals.catalog import CATALOG
 from signals.reading import Reading, State
@@ -36,8 +37,6 @@ from signals.untrusted import (
     require_fresh,
 )
 
-TIMESTAMP_HEADER = "X-BytePort-Timestamp"
-SIGNATURE_HEADER = "X-BytePort-Signature"
 OLDEST = timedelta(days=30)  # samples are dropped not much later
 MESSAGES = 1000
 
@@ -122,9 +121,9 @@ def _signed_delivery(secret: str, call: Call, now: datetime) -> str:
     if not secret:
         raise UnauthenticatedError("the source has no secret")
     timestamp = call.headers.get(TIMESTAMP_HEADER, "")
-    expected = hmac.new(secret.encode(), header_bytes(timestamp) + b"." + call.body, sha256).hexdigest()
+    expected = signature(secret, header_bytes(timestamp), call.body)
     given = header_bytes(call.headers.get(SIGNATURE_HEADER, "")).lower()
-    if not hmac.compare_digest(given, f"sha256={expected}".encode()):
+    if not hmac.compare_digest(given, f"{PREFIX}{expected}".encode()):
         raise UnauthenticatedError("the signature is not the one of this body and timestamp")
     require_fresh(timestamp, now)
     return sha256(expected.encode()).hexdigest()
