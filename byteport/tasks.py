@@ -3,6 +3,7 @@
 from byteport import loop
 from incidents.api import idempotency
 from incidents.outbox import delivery, rounds
+from incidents.outgoing import courier
 from signals import maintenance
 
 
@@ -21,9 +22,15 @@ def confirm(delivery_id: int) -> None:
     rounds.confirm(delivery_id)
 
 
+def send_events() -> None:
+    """What outgoing webhooks have to be told."""
+    courier.send_events()
+
+
 def sweep() -> None:
     """Once a minute: what was left lying is taken up again, what is too old is dropped."""
     loop.sweep()
     rounds.sweep()
+    courier.sweep()
     maintenance.run()
     idempotency.purge()

@@ -12,8 +12,10 @@ from runbooks.models import STARTED, AgentAction
 from runbooks.policy import agent_settings, policy_for
 from runbooks.runbook import RUNBOOKS
 from runbooks.stage import Move
+from signals.happening import Happening
 from signals.lifecycle import LostClaimError, note, transition
 from signals.models import ResolvedBy, SignalEvent, Status
+from signals.outgoing import publish
 
 # Nothing is due for these until their signal clears or an operator does something.
 AT_REST = (Status.RESOLVED, Status.ESCALATED, Status.SIMULATED)
@@ -41,6 +43,7 @@ def resolve(event: SignalEvent, move: Move, *, at: datetime, token: UUID | None)
     transition(event, Status.RESOLVED, actor=actor, reason=move.reason, at=at, token=token, **fields)
     _write_postmortem(event, final=True)
     write_cleared(event, at)
+    publish(Happening.RESOLVED, [event.pk], at)
 
 
 def escalate(event: SignalEvent, move: Move, *, at: datetime, token: UUID | None) -> None:
@@ -52,15 +55,19 @@ def escalate(event: SignalEvent, move: Move, *, at: datetime, token: UUID | None
     transition(event, Status.ESCALATED, actor="byteport", reason=move.reason, at=at, token=token, **fields)
     _write_postmortem(event, final=False)
     write_escalated(event, at)
+    publish(Happening.ESCALATED, [event.pk], at)
 
 
 def give_up_started(event: SignalEvent, why: str, *, at: datetime) -> None:
     """No action stays `started` for ever: of one that nobody will look after any more, nobody can tell how it ended."""
     put_back_later = owed(event)  # that one is looked after
     rows = AgentAction.objects.filter(event=event, status=STARTED)
-    rows.exclude(step=put_back_later.key if put_back_later else "").update(
+    given_up = list(rows.exclude(step=put_back_later.key if put_back_later else "").select_for_update())
+    AgentAction.objects.filter(pk__in=[row.pk for row in given_up]).update(
         status=Result.UNKNOWN, message=f"Given up without knowing how it ended: {why}", finished_at=at
     )
+    for row in given_up:
+        publish(Happening.ACTED, [event.pk], at, [row.pk])
 
 
 def stay(event: SignalEvent, *, reason: str, at: datetime, token: UUID | None, **fields: Any) -> None:

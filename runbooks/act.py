@@ -17,8 +17,10 @@ from runbooks.models import STARTED, AgentAction, Approval, GateVerdict
 from runbooks.policy import agent_settings
 from runbooks.runbook import RUNBOOKS, Diagnosis, Plan, Runbook, Step, StepKind
 from runbooks.stage import Move, diagnosis_of, plan_of, view_of
+from signals.happening import Happening
 from signals.lifecycle import LostClaimError
 from signals.models import SignalEvent, Status
+from signals.outgoing import publish
 
 RECHECK_S = 15.0  # how often a plan that has to wait looks again
 PROBE_AGAIN_S = 3.0
@@ -257,9 +259,11 @@ def _held_by_the_kill_switch(row: AgentAction | None = None) -> Move | None:
 
 def _complete(row: AgentAction, outcome: ActionOutcome) -> None:
     """Completes the row, once. Somebody who probed it may have been first; their finding stands."""
-    AgentAction.objects.filter(pk=row.pk, status=STARTED).update(
-        status=outcome.result, message=outcome.message, result=outcome.data, finished_at=now()
-    )
+    at = now()
+    fields = {"status": outcome.result, "message": outcome.message, "result": outcome.data, "finished_at": at}
+    with transaction.atomic():
+        if AgentAction.objects.filter(pk=row.pk, status=STARTED).update(**fields):
+            publish(Happening.ACTED, [row.event_id], at, [row.pk])
 
 
 def rehearse(plan: Plan) -> str:

@@ -18,7 +18,9 @@ from django.db import connection, transaction
 
 from byteport.core.clock import now
 from byteport.queue import enqueue_many
+from signals.happening import Happening
 from signals.lifecycle import ADVANCE
+from signals.outgoing import publish
 from signals.policy import rule_for, rules
 from signals.reading import Reading
 from signals.router import Routed, Rule, Track, Why, route
@@ -246,6 +248,7 @@ def _open(cursor: psycopg.Cursor[Any], firing: dict[str, _Firing]) -> dict[int, 
             (pk, at, firing[key].reading.source or "byteport", _opening_line(firing[key])) for pk, key, at in opened
         ]
         cursor.execute(NOTE_OPENED, [list(column) for column in zip(*lines, strict=True)])
+        publish(Happening.OPENED, [pk for pk, _, _ in opened], now())
     return {pk: key for pk, key, _ in opened}
 
 

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import pgtrigger
+from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Now
 
+from byteport.core.destination import URL_CHARS, destination_of
 from byteport.core.outcome import Severity
 from byteport.core.resource import ResourceRef
 from signals.catalog import CATALOG
+from signals.happening import Happening
 from signals.mapping import Rule, resource_fault, template_fault
 from signals.source import SOURCES
 from signals.untrusted import SIGNAL_CHARS
@@ -398,3 +401,110 @@ class WebhookDelivery(models.Model):
 
     def __str__(self) -> str:
         return self.delivery_id
+
+
+def happenings() -> list[tuple[str, str]]:
+    return [(kind.value, kind.value) for kind in Happening]
+
+
+def subscribable() -> list[tuple[str, str]]:
+    """All but tests, which whoever asks for one gets."""
+    return [(kind.value, kind.value) for kind in Happening if kind is not Happening.TEST]
+
+
+def all_of_them() -> list[str]:
+    return [kind for kind, _ in subscribable()]
+
+
+class OutgoingWebhook(models.Model):
+    """A program that is told what happens to incidents. docs/outgoing.md describes what it gets."""
+
+    name = models.CharField(max_length=100, unique=True, help_text="For people: who is called.")
+    url = models.CharField(
+        max_length=URL_CHARS,
+        verbose_name="URL",
+        help_text="Called with POST: https://…, or http:// in a private network. Whoever may look at these pages"
+        " sees it.",
+    )
+    enabled = models.BooleanField(default=True, help_text="Off: nothing is written for it, and what waits stays.")
+    kinds = ArrayField(
+        models.TextField(choices=subscribable), default=all_of_them, help_text="What it is told.", verbose_name="events"
+    )
+    private = models.BooleanField(
+        default=False,
+        verbose_name="in a private network",
+        help_text="Allow addresses of private networks and of this machine, and http:// to these. Link-local"
+        " addresses and clouds' metadata are refused all the same.",
+    )
+    sealed_secret = models.TextField(blank=True, editable=False, help_text="What its calls are signed with, encrypted.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    last_success_at = models.DateTimeField(null=True, editable=False)
+    last_error_at = models.DateTimeField(null=True, editable=False)
+    last_error = models.TextField(blank=True, db_default="", editable=False)
+    failing_since = models.DateTimeField(null=True, editable=False)
+    paused_until = models.DateTimeField(null=True, editable=False, help_text="It is left alone until then.")
+
+    class Meta:
+        db_table = "outgoing_webhooks"
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        try:
+            destination = destination_of(self.url)
+        except ValueError as error:
+            raise ValidationError({"url": f"Not an address to call: {error}."}) from error
+        if not destination.is_encrypted and not self.private:
+            raise ValidationError({"url": "Use https://; http:// is for private networks only."})
+
+
+class OutgoingEvent(models.Model):
+    """One event for one webhook. Written in the transaction in which it happens."""
+
+    PENDING: ClassVar = ("waiting", "sending")
+
+    class State(models.TextChoices):
+        WAITING = "waiting"
+        SENDING = "sending"  # an attempt was begun; when its time is over, it is made again under the same id
+        SENT = "sent"
+        HELD = "held"  # dry-run, or a drill
+        FAILED = "failed"  # refused, or given up
+
+    webhook = models.ForeignKey(OutgoingWebhook, on_delete=models.CASCADE, related_name="events")
+    uid = models.UUIDField(unique=True, help_text="The delivery's id: the same however often it is sent.")
+    happening = models.UUIDField(help_text="The event's id: the same for every webhook.")
+    kind = models.TextField(choices=happenings)
+    incident = models.ForeignKey(SignalEvent, on_delete=models.CASCADE, null=True, related_name="outgoing")
+    action_id = models.BigIntegerField(null=True, help_text="the row of agent_actions that it is about")
+    snapshot = models.JSONField(default=dict, help_text="what may change of an incident, as it was then")
+    at = models.DateTimeField(help_text="when it happened")
+    status = models.TextField(choices=State.choices, db_default=State.WAITING)
+    due_at = models.DateTimeField(null=True, help_text="when to try; empty: nothing to do")
+    attempts = models.PositiveIntegerField(db_default=0)
+    body = models.TextField(blank=True, db_default="", help_text="as it was first sent")
+    answer = models.TextField(blank=True, db_default="", help_text="its beginning, masked; or why there is none")
+    sent_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "outgoing_events"
+        ordering = ["-id"]
+        indexes = [
+            models.Index(
+                fields=["webhook", "due_at"], condition=models.Q(due_at__isnull=False), name="outgoing_events_due"
+            ),
+            models.Index(fields=["webhook", "-id"], name="outgoing_events_webhook"),
+            models.Index(fields=["at"], name="outgoing_events_at"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(status__in=["waiting", "sending"], due_at__isnull=False)
+                | (models.Q(status__in=["sent", "held", "failed"]) & models.Q(due_at__isnull=True)),
+                name="outgoing_event_is_due_or_over",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} for {self.webhook_id}"

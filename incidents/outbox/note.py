@@ -9,6 +9,7 @@ from incidents.models import Delivery, Told
 from incidents.outbox.write import SAME_TROUBLE, same_trouble
 from incidents.record import record_of
 from runbooks.policy import agent_settings
+from signals.models import SignalEvent
 
 LINKS = 10
 DRILLS = "drills"  # the fleet of what is a drill's (byteport.core.resource)
@@ -55,8 +56,13 @@ def why_held(row: Delivery, channel: Channel | None) -> str:
         return f"The channel {row.channel} is not installed any more."
     if not channel.setup().ready:
         return f"{channel.title} is not set up."
+    return why_silent(row.event)
+
+
+def why_silent(event: SignalEvent) -> str:
+    """Why nobody is told of this event, by whatever way; empty when they may be."""
     if settings.TELL_IN_DRY_RUN:
         return ""
-    if row.event.fleet == DRILLS:
+    if event.fleet == DRILLS:
         return "It is a drill: nobody is told of those."
     return "The agent is in dry-run: nobody is told." if agent_settings().dry_run else ""

@@ -1,5 +1,6 @@
 """A worker is killed with SIGKILL at every boundary while it tells people; another takes over. As the other side sees
-it, each thing was told exactly once.
+it, each thing was told exactly once. Outgoing webhooks cannot be asked what has arrived: there, once or more, and
+always under the same id.
 
 Real: PostgreSQL, the processes and their deaths, the queue's table, PyGithub, postmarker, HTTP. The far ends are the
 servers of tests/incidents/escalation. Boundaries are just before and just after each commit, and the moments at which
@@ -25,14 +26,18 @@ from incidents.escalation import postmark as postmark_channel
 from incidents.escalation.channel import Channel
 from incidents.models import Delivery, Told
 from incidents.outbox import delivery
+from incidents.outgoing import courier
 from runbooks.models import AgentSettings
+from signals.happening import Happening
 from signals.lifecycle import wake
 from signals.models import SignalEvent
+from signals.outgoing import publish
 from tests.crash.worker import Executioner, work
 from tests.incidents import scenes
 from tests.incidents.escalation import github_server, postmark_server
 from tests.incidents.escalation.wire import Wire
 from tests.incidents.farend import channels
+from tests.incidents.outgoing.receiver import receiver, webhook
 from tests.processes import exit_code, forked
 
 LEASE = timedelta(seconds=0.15)
@@ -49,6 +54,8 @@ def _quick_times(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "LEASE", LEASE)
     monkeypatch.setattr(delivery, "LEASE", LEASE)
     monkeypatch.setattr(delivery, "FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(courier, "SENDING", LEASE)
+    monkeypatch.setattr(courier, "FIRST_DELAY_S", 0.05)
     monkeypatch.setattr(github_channel, "WRITE_PAUSE_S", 0.0)
     monkeypatch.setenv("BYTEPORT_GITHUB_CLOSE", "cleared")
     for channel in (github_channel.CHANNEL, postmark_channel.CHANNEL):
@@ -132,9 +139,9 @@ def is_over(event: SignalEvent) -> None:
         wake(event, now())
 
 
-def every_boundary(chunk: int, story: Callable[[int | None], int]) -> None:
+def every_boundary(chunk: int, story: Callable[[int | None], int], more_than: int = 15) -> None:
     boundaries = story(None)
-    assert boundaries > 15, "the worker that lives must have crossed many boundaries"
+    assert boundaries > more_than, "the worker that lives must have crossed many boundaries"
     for kill_at in range(1 + chunk, boundaries + 1, CHUNKS):
         story(kill_at)
 
@@ -166,3 +173,19 @@ def test_the_end_is_told_exactly_once_and_the_issue_closed_whenever_its_worker_d
             return seen
 
     every_boundary(chunk, story)
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_a_webhook_is_told_once_or_more_under_one_id_whenever_its_worker_dies(chunk):
+    def story(kill_at: int | None) -> int:
+        with receiver() as far:
+            called = webhook(far.base, name=f"killed at {kill_at}")
+            with transaction.atomic():
+                publish(Happening.OPENED, [scenes.incident().pk], now())
+            seen = survived(far, kill_at, lambda: called.events.filter(status="sent").exists())
+            assert 1 <= len(far.got) <= 2, f"boundary {kill_at}"
+            assert {asked.raw for asked in far.got} == {called.events.get().body.encode()}, f"boundary {kill_at}"
+            called.delete()
+            return seen
+
+    every_boundary(chunk, story, more_than=7)
