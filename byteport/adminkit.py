@@ -265,6 +265,10 @@ PAGES: dict[str, Sequence[tuple[str, str, str]]] = {  # title, model, icon
         ("Series", "signals.series", "timeline"),
         ("Webhook deliveries", "signals.webhookdelivery", "webhook"),
     ),
+    "Telling programs": (
+        ("Outgoing webhooks", "signals.outgoingwebhook", "outbound"),
+        ("Outgoing events", "signals.outgoingevent", "outgoing_mail"),
+    ),
     "Record": (
         ("Incidents", "signals.signalevent", "crisis_alert"),
         ("Actions", "runbooks.agentaction", "build"),

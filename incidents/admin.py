@@ -17,6 +17,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminI
 from byteport.adminkit import AuditedAdmin, RecordAdmin, RecordInline, choice_filter, column
 from incidents import tokens
 from incidents.models import ApiToken, Delivery, scope_names
+from incidents.outgoing.admin import OutgoingEventAdmin, OutgoingWebhookAdmin
 from incidents.policies import Policy, after_change, default_row, fields_of, unit_of
 from incidents.queries import HEAVY
 from incidents.roles import Deed, may
@@ -30,7 +31,7 @@ from runbooks.models import (
     runbook_names,
 )
 from signals.admin import source_slugs
-from signals.models import SignalEvent, SignalPolicy, TimelineEntry, signal_names
+from signals.models import OutgoingEvent, OutgoingWebhook, SignalEvent, SignalPolicy, TimelineEntry, signal_names
 
 STATUS_COLOURS = {
     "resolved": "success",
@@ -339,3 +340,7 @@ class ApiTokenAdmin(AuditedAdmin):
         reply = TemplateResponse(request, "admin/incidents/apitoken/shown.html", context)
         reply["Cache-Control"] = "no-store"
         return reply
+
+
+admin.site.register(OutgoingWebhook, OutgoingWebhookAdmin)
+admin.site.register(OutgoingEvent, OutgoingEventAdmin)
