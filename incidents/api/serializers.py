@@ -7,7 +7,7 @@ from rest_framework import serializers
 from byteport.models import AuditEntry, Host, MonitoredDatabase
 from incidents.report import postmortem_text
 from runbooks.models import AgentAction, Approval
-from signals.models import SignalEvent, Source
+from signals.models import OutgoingWebhook, SignalEvent, Source
 
 JSON = serializers.JSONField
 
@@ -62,6 +62,18 @@ class SourceSerializer(serializers.ModelSerializer[Source]):
         fields = (
             "id", "slug", "kind", "enabled", "last_success_at", "last_reading_at", "last_error_at", "last_error",
             "readings_total",
+        )  # fmt: skip
+        read_only_fields = fields
+
+
+class WebhookSerializer(serializers.ModelSerializer[OutgoingWebhook]):
+    """A program that is told of incidents, and how it takes that."""
+
+    class Meta:
+        model = OutgoingWebhook
+        fields = (
+            "id", "name", "url", "enabled", "kinds", "private", "last_success_at", "last_error_at", "last_error",
+            "failing_since",
         )  # fmt: skip
         read_only_fields = fields
 

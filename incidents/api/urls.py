@@ -15,6 +15,7 @@ for name, viewset in (
     ("approvals", views.ApprovalViewSet),
     ("postmortems", views.PostmortemViewSet),
     ("sources", views.SourceViewSet),
+    ("webhooks", views.WebhookViewSet),
     ("hosts", views.HostViewSet),
     ("databases", views.DatabaseViewSet),
     ("audit", views.AuditViewSet),

@@ -33,7 +33,7 @@ from runbooks.models import AgentAction, Approval
 from runbooks.policy import agent_settings
 from signals import limits
 from signals.ingest import ingest
-from signals.models import SignalEvent, Source
+from signals.models import OutgoingWebhook, SignalEvent, Source
 from signals.reading import Reading
 from signals.source import Call, SourceConfig
 from signals.sources.generic import SOURCE as GENERIC
@@ -185,6 +185,16 @@ class SourceViewSet(ReadOnly):
     serializer_class = forms.SourceSerializer
     pagination_class = PagesOfNames
     filterset_fields = ("kind", "enabled", "slug")
+
+
+@read_only
+class WebhookViewSet(ReadOnly):
+    """Outgoing webhooks; they are made and changed in the admin, which shows a new one's secret."""
+
+    queryset = OutgoingWebhook.objects.all()
+    serializer_class = forms.WebhookSerializer
+    pagination_class = PagesOfNames
+    filterset_fields = ("name", "enabled")
 
 
 @read_only

@@ -30,6 +30,7 @@ LISTS = (
     "approvals",
     "postmortems",
     "sources",
+    "webhooks",
     "hosts",
     "databases",
     "audit",
