@@ -10,7 +10,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
-from django.db.models import Count
+from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -25,9 +25,10 @@ from incidents.handover import open_deliveries
 from runbooks.models import AgentAction
 from runbooks.policy import agent_settings
 from signals.catalog import CATALOG
-from signals.models import ResolvedBy, SignalEvent, Status
+from signals.models import OutgoingWebhook, ResolvedBy, SignalEvent, Status
 
 LATEST_ACTIONS = 10_000  # what one scrape looks through at most
+WAITS = Q(events__due_at__isnull=False)
 DAY = timedelta(days=1)
 
 
@@ -107,6 +108,7 @@ class RecordCollector(Collector):
         yield _actions()
         yield from _queue()
         yield _deliveries()
+        yield _outgoing()
         yield _processes()
         yield from _sources()
 
@@ -169,6 +171,14 @@ def _deliveries() -> Metric:
     gauge = GaugeMetricFamily("byteport_deliveries_open", help_text, labels=("channel", "status"))
     for (channel, status), n in open_deliveries().items():
         gauge.add_metric((channel, status), n)
+    return gauge
+
+
+def _outgoing() -> Metric:
+    help_text = "Events that outgoing webhooks have to be told and were not yet, by webhook."
+    gauge = GaugeMetricFamily("byteport_outgoing_events_waiting", help_text, labels=("webhook",))
+    for name, n in OutgoingWebhook.objects.values_list("name").annotate(n=Count("events", filter=WAITS)):
+        gauge.add_metric((name,), n)
     return gauge
 
 

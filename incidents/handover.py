@@ -12,6 +12,7 @@ from byteport.core.errors import BytePortError
 from incidents.escalation.channel import CHANNELS, Message
 from incidents.models import Delivery, Told
 from incidents.outbox.note import note_of
+from incidents.outgoing.trouble import REMEDY, deaf_webhooks
 from signals.models import SignalEvent, Status
 
 LONG = timedelta(minutes=15)  # an outage of the far end that people should know of
@@ -20,13 +21,14 @@ STILL_OPEN = (Told.WAITING.value, Told.SENDING.value, Told.HELD.value, Told.FAIL
 
 
 class Trouble(msgspec.Struct, frozen=True):
-    """A channel that does not get through: how many deliveries wait for it, and the latest reason."""
+    """A channel, or outgoing webhook, that does not get through: how much waits for it, and the latest reason."""
 
     channel: str  # its title
     count: int
     error: str
     remedy: str
     events: tuple[int, ...]  # the latest of them
+    what: str = "hand-over"
 
 
 class HandOver(msgspec.Struct, frozen=True):
@@ -38,10 +40,10 @@ class HandOver(msgspec.Struct, frozen=True):
 
 
 def hand_over(at: datetime) -> HandOver:
-    """Two queries."""
+    """Three queries."""
     ready = tuple(channel.title for channel in CHANNELS.values() if channel.setup().ready)
     untold = 0 if ready else SignalEvent.objects.filter(status=Status.ESCALATED).count()
-    return HandOver(ready, untold, tuple(_troubles(at)))
+    return HandOver(ready, untold, (*_troubles(at), *_deaf(at)))
 
 
 def what_to_set() -> str:
@@ -58,6 +60,11 @@ def _troubles(at: datetime) -> Iterator[Trouble]:
         found = list(group)
         events = tuple(dict.fromkeys(row.event_id for row in found))[:5]
         yield Trouble(title_of(name), len(found), found[0].error, found[0].remedy, events)
+
+
+def _deaf(at: datetime) -> Iterator[Trouble]:
+    for deaf in deaf_webhooks(at, LONG):
+        yield Trouble(f"Webhook {deaf.name}", deaf.count, deaf.error, REMEDY, deaf.incidents, "event")
 
 
 def open_deliveries() -> dict[tuple[str, str], int]:

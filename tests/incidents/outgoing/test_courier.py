@@ -14,12 +14,13 @@ import pytest
 from django.db import connection, transaction
 from django_q.signing import SignedPackage
 
-from byteport import tasks
+from byteport import health, tasks
 from byteport.core.clock import now
 from byteport.core.outcome import ActionOutcome, Result
 from byteport.core.resource import ResourceRef
 from byteport.models import QueuedTask
 from incidents import conclude
+from incidents.handover import hand_over
 from incidents.outgoing import courier
 from incidents.outgoing.courier import send_again, sweep
 from runbooks import act
@@ -448,3 +449,35 @@ def test_an_attempt_of_a_worker_that_died_is_made_again_when_its_time_is_over(fa
     due_now()
     tasks.send_events()
     assert (len(far.got), the().status) == (1, "sent")
+
+
+# --- what people see of it
+
+
+def test_a_webhook_that_refuses_stands_at_the_top_until_it_takes_one(far, hook):
+    assert hand_over(now()).troubles == ()
+    far.faults.append(Fault("POST", ".*", answer=Answer(401, b"who?")))
+    event = tell()
+    tasks.send_events()
+    (trouble,) = hand_over(now()).troubles
+    assert (trouble.channel, trouble.count, trouble.what) == ("Webhook pager", 1, "event")
+    assert (trouble.error, trouble.events) == ("It answers 401 who?", (event.pk,))
+    tell()
+    tasks.send_events()
+    assert hand_over(now()).troubles == ()
+
+
+def test_a_webhook_that_does_not_answer_stands_there_after_a_quarter_of_an_hour(far, hook):
+    far.faults.append(Fault("POST", ".*", answer=Answer(503)))
+    tell()
+    tasks.send_events()
+    assert hand_over(now()).troubles == ()
+    (trouble,) = hand_over(now() + timedelta(minutes=16)).troubles
+    assert trouble.count == 1
+
+
+def test_the_metrics_count_what_waits(hook):
+    tell()
+    tell()
+    (sample,) = health._outgoing().samples
+    assert (sample.labels, sample.value) == ({"webhook": "pager"}, 2)

@@ -156,3 +156,13 @@ def test_the_pages_show_foreign_text_as_text(operator):
     for url in (*pages, reverse("admin:signals_outgoingevent_changelist")):
         text = operator.get(url).content.decode()
         assert "<script>alert(" not in text
+
+
+def test_the_console_says_at_the_top_what_does_not_get_through(operator):
+    with receiver() as far:
+        far.faults.append(Fault("POST", ".*", answer=Answer(401, b"<i>who?</i>")))
+        courier.send_test(webhook(far.base))
+        tasks.send_events()
+    text = operator.get("/").content.decode()
+    assert "Webhook pager does not get through" in text
+    assert "1 event is not delivered: It answers 401 &lt;i&gt;who?&lt;/i&gt;" in text
