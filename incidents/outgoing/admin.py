@@ -191,6 +191,8 @@ class OutgoingEventAdmin(RecordAdmin):
 
     list_display = ("at", "kind", "webhook", "incident_id", "state", "attempts", "answer")
     list_select_related = ("webhook",)
+    search_fields = ("uid",)
+    search_help_text = "A delivery's id"
     list_filter = (
         choice_filter("status", "status", states),
         choice_filter("kind", "kind", happenings),
