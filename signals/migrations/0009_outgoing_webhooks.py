@@ -9,7 +9,7 @@ import signals.models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("signals", "0007_postmortem_words"),
+        ("signals", "0008_vacuum_of_a_long_history"),
     ]
 
     operations = [
