@@ -72,18 +72,29 @@ def _alone() -> Iterator[bool]:
 
 
 def _send_until(until: datetime) -> None:
-    """The database is this thread's alone; the others only wait for far ends."""
+    """The database is this thread's alone; the others only wait for far ends.
+
+    While one is still waited for when the time is over, the others go on.
+    """
     running: dict[Future[str], OutgoingEvent] = {}
+    waited_for: set[int] = set()
     with ThreadPoolExecutor(MOST_WEBHOOKS, thread_name_prefix="outgoing") as threads:
         while True:
-            if now() < until:
-                busy = {row.webhook_id for row in running.values()}
+            busy, in_time = _webhooks(running), now() < until
+            waited_for &= busy
+            if in_time or waited_for:
                 running |= {threads.submit(post, call): row for row, call in _begun(busy)}
+            if in_time:
+                waited_for = _webhooks(running)
             if not running:
                 return
             over, _ = wait(running, timeout=LOOK_S, return_when=FIRST_COMPLETED)
             for future in over:
                 _settle(running.pop(future), future)
+
+
+def _webhooks(running: dict[Future[str], OutgoingEvent]) -> set[int]:
+    return {row.webhook_id for row in running.values()}
 
 
 def _begun(busy: set[int]) -> Iterator[tuple[OutgoingEvent, Call]]:
