@@ -160,14 +160,14 @@ def _settle(row: OutgoingEvent, future: Future[str]) -> None:
 
 @transaction.atomic
 def _sent(row: OutgoingEvent, answer: str, at: datetime) -> None:
-    _write(row, status=State.SENT, due_at=None, sent_at=at, answer=answer)
     _say(row, last_success_at=at, failing_since=None, paused_until=None)
+    _write(row, status=State.SENT, due_at=None, sent_at=at, answer=answer)
 
 
 @transaction.atomic
 def _failed(row: OutgoingEvent, why: str, at: datetime) -> None:
-    _write(row, status=State.FAILED, due_at=None, answer=why)
     _say(row, last_error_at=at, last_error=why)
+    _write(row, status=State.FAILED, due_at=None, answer=why)
     log.warning("event not delivered", webhook=row.webhook.name, kind=row.kind, incident=row.incident_id, why=why)
 
 
@@ -182,9 +182,9 @@ def _again(row: OutgoingEvent, error: Temporary, at: datetime) -> None:
     paused_until = at + timedelta(seconds=pause_s)
     due_at = max(at + timedelta(seconds=delay_s(at - row.at, LONGEST_DELAY_S)), paused_until)
     with transaction.atomic():
-        _write(row, status=State.WAITING, due_at=due_at, answer=str(error))
         fields = {"failing_since": failing_since, "paused_until": paused_until}
         _say(row, last_error_at=at, last_error=str(error), **fields)
+        _write(row, status=State.WAITING, due_at=due_at, answer=str(error))
 
 
 def delay_s(so_far: timedelta, longest_s: float) -> float:
@@ -194,6 +194,7 @@ def delay_s(so_far: timedelta, longest_s: float) -> float:
 
 
 def _say(row: OutgoingEvent, **fields: Any) -> None:
+    """Before the event's own row, as whoever deletes a webhook has it: else two would wait for each other."""
     OutgoingWebhook.objects.filter(pk=row.webhook_id).update(**fields)
 
 
@@ -233,9 +234,8 @@ def _give_up(rows: Any, why: str) -> None:
 def send_again(webhook: OutgoingWebhook) -> int:
     """Has sent once more what has failed; how many events."""
     fields = {"status": State.WAITING, "due_at": now(), "attempts": F("attempts") + 1}
-    count = webhook.events.filter(status=State.FAILED).update(**fields)
     _call_now(webhook)
-    return count
+    return webhook.events.filter(status=State.FAILED).update(**fields)
 
 
 @transaction.atomic

@@ -429,7 +429,7 @@ def test_a_slow_webhook_does_not_hold_up_another(far, hook, round_s, monkeypatch
             tell()
         tasks.send_events()
         assert go_on.is_set(), "the quick one got all three while the slow one had not answered its first"
-        while OutgoingEvent.objects.exclude(status="sent").exists():
+        for _ in range(5):
             tasks.send_events()
         assert (len(far.got), len(slow.got)) == (3, 3)
 
