@@ -23,6 +23,7 @@ from byteport.core.clock import now
 from byteport.models import Host, MonitoredDatabase
 from incidents import roles
 from incidents.models import ApiToken
+from incidents.outgoing.courier import send_test
 from incidents.roles import PERMISSIONS, TABLE, Deed, Role, Scope
 from incidents.urls import urlpatterns
 from runbooks.models import AgentSettings, RunbookPolicy
@@ -30,6 +31,7 @@ from signals.models import AlertMapping, SignalPolicy, Source
 from signals.policy import forget
 from tests.byteport.test_admin import fill_record
 from tests.incidents import scenes
+from tests.incidents.outgoing.receiver import webhook
 
 pytestmark = pytest.mark.django_db
 VIEW, SIGNAL, APPROVE, OPERATE, CONFIGURE, ADMINISTER = Deed
@@ -179,6 +181,8 @@ ADMIN: Mapping[str, tuple[Deed | None, ...]] = {
     "runbooks.MaintenanceWindow": SETTINGS,
     "signals.Source": SETTINGS,
     "signals.AlertMapping": SETTINGS,
+    "signals.OutgoingWebhook": SETTINGS,
+    "signals.OutgoingEvent": RECORD,
     "byteport.Host": SETTINGS,
     "byteport.MonitoredDatabase": SETTINGS,
     "signals.Series": RECORD,
@@ -211,10 +215,13 @@ def one_of_each() -> dict[str, Model]:
     SignalPolicy.objects.filter(pk="memory_pressure").delete()
     RunbookPolicy.objects.filter(pk="scale_up").delete()
     carl = User.objects.create_user("carl")
+    called = webhook("https://example.com/")
     Failure.objects.create(id="f", name="f", func="f", started=now(), stopped=now(), success=False)
     own = {
         "signals.Source": Source.objects.create(slug="pager", kind="generic"),
         "signals.AlertMapping": AlertMapping.objects.create(name="ours", signal="x", resource="host/a/b/c"),
+        "signals.OutgoingWebhook": called,
+        "signals.OutgoingEvent": send_test(called),
         "byteport.Host": Host.objects.create(name="web-9"),
         "byteport.MonitoredDatabase": MonitoredDatabase.objects.create(name="dev", connection_variable="NO_DSN"),
         "incidents.ApiToken": ApiToken.objects.create(carl, name="t", scopes=["read"], expiry=timedelta(days=1))[0],
