@@ -109,6 +109,8 @@ def _look_once(
         return reading, Judgement(Look.INCONCLUSIVE, "the latest measurement began before the last action ended")
     if reading is not None and reading.state is State.RESOLVED:
         return reading, Judgement(Look.GOOD, f"{view.source} reports that it is over")
+    if reading is not None and reading.state is State.FIRING and reading.value is None:
+        return reading, Judgement(Look.BAD, f"{view.source} still reports it")
     return reading, runbook.judge(view, reading, plan.timing)
 
 

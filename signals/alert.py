@@ -36,6 +36,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     severity: Severity | None = None
     key: str = ""  # keeps apart alerts of one name on one thing, when no rule knows the name
     incident: str = ""  # the sender's own key of the incident
+    sender: ResourceRef | None = None  # what it is about when nothing else is known; None: the source itself
     extra: Mapping[str, str] = {}  # labels of BytePort's own (`byteport.…`)
 
 
@@ -51,9 +52,17 @@ def severity_of(word: str) -> Severity | None:
     return SEVERITIES.get(word.lower())
 
 
-def subject_of(name: str, labels: Mapping[str, str], config: SourceConfig, *, kind: str, key: str) -> Subject:
+def subject_of(
+    name: str,
+    labels: Mapping[str, str],
+    config: SourceConfig,
+    *,
+    kind: str,
+    key: str,
+    sender: ResourceRef | None = None,
+) -> Subject:
     """What the alert is about, by the source's mapping, and its labels as they are kept."""
-    sender = ResourceRef(kind, config.slug, "alert", (name or "unnamed")[:64])
+    sender = sender or ResourceRef(kind, config.slug, "alert", (name or "unnamed")[:64])
     meaning = meaning_of(name, labels, config.rules, sender=sender, key=key)
     foreign = foreign_labels(labels)
     kept = {clean(each, LABEL_KEY_CHARS): clean(foreign[each], LABEL_VALUE_CHARS) for each in islice(foreign, LABELS)}
@@ -62,7 +71,7 @@ def subject_of(name: str, labels: Mapping[str, str], config: SourceConfig, *, ki
 
 def reading_of(alert: Alert, config: SourceConfig, *, kind: str, reports_end: bool = True) -> Reading:
     """The alert in BytePort's terms. `reports_end`: what holds when the source's options are silent about it."""
-    subject = subject_of(alert.name, alert.labels, config, kind=kind, key=alert.key)
+    subject = subject_of(alert.name, alert.labels, config, kind=kind, key=alert.key, sender=alert.sender)
     return reading_about(subject, alert, config, ends=config.options.get("reports_end", reports_end) is True)
 
 

@@ -54,10 +54,15 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     period_s: Annotated[int, msgspec.Meta(ge=60, le=3600, multiple_of=60)] = 60
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every such source can be told. Each adds where to ask, and its own kind of metrics."""
+class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a row of every source can be told whose calls cost."""
 
     every_s: Annotated[int, msgspec.Meta(ge=30, le=3600)] = 60
+
+
+class Options(Pace, frozen=True, kw_only=True):
+    """What every such source can be told. Each adds where to ask, and its own kind of metrics."""
+
     metrics: tuple[Metric, ...] = ()
 
 
@@ -76,9 +81,10 @@ class Only(msgspec.Struct, frozen=True):
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741
+P = TypeVar("P", bound=Pace)
 
 
-def options_of(given: dict[str, Any], kind: type[O]) -> O:
+def options_of(given: dict[str, Any], kind: type[P]) -> P:
     """A row's options. Raises Permanent, saying what is wrong."""
     try:
         return msgspec.convert(given, kind)

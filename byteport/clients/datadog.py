@@ -21,6 +21,7 @@ from byteport.environment import secret
 TIMEOUT_S = (5, 30)  # to connect, to answer
 THROTTLED_DELAY_S = 60.0
 LONGEST_DELAY_S = 3600.0
+SCOPE = "timeseries_query"
 MOST_SERIES = 20_000
 SITES = {
     site: f"https://api.{site}"
@@ -49,7 +50,7 @@ class Group(msgspec.Struct, frozen=True):
 def query(site: str, text: str, start: datetime, end: datetime, count: Callable[[], None]) -> list[Group]:
     """What a query comes to, group by group. Raises Temporary or Permanent."""
     count()
-    with own_errors(), ApiClient(configuration(site)) as client:
+    with own_errors(SCOPE), ApiClient(configuration(site)) as client:
         answer = MetricsApi(client).query_metrics(_from=int(start.timestamp()), to=int(end.timestamp()), query=text)
         _require_parsed(answer)
         error, series = answer.get("error"), answer.get("series") or ()
@@ -92,25 +93,26 @@ def _points(listed: Sequence[Any]) -> Iterator[Point]:
 
 
 @contextmanager
-def own_errors() -> Iterator[None]:
-    """Turns the client's errors into Temporary and Permanent."""
+def own_errors(scope: str) -> Iterator[None]:
+    """Turns the client's errors into Temporary and Permanent. `scope`: what the application key has to be good for."""
     try:
         yield
     except ApiException as error:
-        raise _refusal(error) from error
+        raise _refusal(error, scope) from error
     except HTTPError as error:
         raise Temporary(f"Datadog cannot be reached: {error}") from error
-    except (OpenApiException, OverflowError) as error:  # an answer that is not of the client's own model
+    except (OpenApiException, OverflowError, TypeError, ValueError) as error:  # an answer that is not of its own models
         raise Permanent(f"Datadog's answer is not as expected: {str(error)[:500]}") from error
 
 
-def _refusal(error: ApiException) -> Temporary | Permanent:
+def _refusal(error: ApiException, scope: str) -> Temporary | Permanent:
     status = error.status or 0
     if status == 429:
         return Temporary("Datadog: too many requests (429)", delay_s=_pause_s(error))
     if status in (401, 403):
         return Permanent(
-            f"Datadog refuses the keys ({status}): they need the scope timeseries_query, at the right site."
+            f"Datadog refuses the keys ({status}): they have to be of this site, and the application key needs the"
+            f" scope {scope}."
         )
     text = f"Datadog: {status} {str(error.reason)[:200]}"
     return Temporary(text) if status >= 500 or not status else Permanent(text)

@@ -1,6 +1,6 @@
 """Datadog: the metrics of its agents, grouped by host and device. One row of `sources` is one site.
 
-Monitors' state comes by webhook (`datadog_monitor`).
+The state of monitors is read by `datadog_monitor_states`, or comes by webhook (`datadog_monitor`).
 """
 
 import re

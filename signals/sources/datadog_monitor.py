@@ -5,13 +5,13 @@ https://docs.datadoghq.com/integrations/webhooks/
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 
-from byteport.core.outcome import Severity
 from signals.alert import Alert, reading_of, unix_time
+from signals.datadog import key_of, monitor_ref, name_of, severity_of, tags_of
 from signals.reading import Reading, State
 from signals.source import Call, SourceConfig
 from signals.untrusted import MalformedError, require_bearer_or_password
@@ -20,11 +20,6 @@ from signals.untrusted import MalformedError, require_bearer_or_password
 TRANSITIONS = {
     **dict.fromkeys(("triggered", "re-triggered", "warn", "re-warn"), State.FIRING),
     "recovered": State.RESOLVED,
-}
-SEVERITIES = {
-    **dict.fromkeys(("p1", "triggered", "re-triggered"), Severity.CRITICAL),
-    **dict.fromkeys(("p2", "p3", "warn", "re-warn"), Severity.WARNING),
-    **dict.fromkeys(("p4", "p5"), Severity.INFO),
 }
 MILLISECONDS = 1e11  # a unix time beyond is not in seconds
 
@@ -94,14 +89,15 @@ Payload
 def _alert(told: Notification, now: datetime) -> Alert:
     transition = told.transition.lower()
     return Alert(
-        name=told.title,
+        name=name_of(told.title),
         state=TRANSITIONS.get(transition, State.UNKNOWN),
         at=_at(told.date, now),
         labels=_labels(told),
         notes={"summary": told.title, "description": told.link},
-        severity=SEVERITIES.get(told.priority.lower()) or SEVERITIES.get(transition),
-        key=f"{told.alert_id} {told.scope}",
+        severity=severity_of(told.priority, transition),
+        key=key_of(told.alert_id, told.scope),
         incident=told.cycle_key or f"{told.alert_id}+{told.scope}",
+        sender=monitor_ref(told.alert_id),
     )
 
 
@@ -111,12 +107,6 @@ def _labels(told: Notification) -> dict[str, str]:
     if told.hostname:
         labels.setdefault("host", told.hostname)
     return {**labels, "metric": told.metric} if told.metric else labels
-
-
-def tags_of(text: str) -> Mapping[str, str]:
-    """`env:prod,host:web-1` as labels; a tag without a value stands for itself."""
-    pairs = (tag.strip().partition(":") for tag in text.split(",") if tag.strip())
-    return {key: value or key for key, _, value in pairs}
 
 
 def _at(date: str, now: datetime) -> datetime:

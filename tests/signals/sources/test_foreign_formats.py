@@ -203,6 +203,14 @@ def test_a_trigger_without_a_key_gets_one_that_its_repeats_share():
     assert one("pagerduty", without).labels["byteport.incident"] == answer["dedup_key"]
 
 
+@pytest.mark.parametrize("before", ["[Recovered on {host:web-1}] ", "[P2] [Re-Triggered] ", "[No Data] ", ""])
+def test_what_datadog_puts_before_a_monitors_name_makes_no_other_alert_of_it(before):
+    odd = {"metric": "shop.queue", "scope": "host:web-1"}
+    first = one("datadog_monitor", datadog(title="[Triggered on {host:web-1}] [shop] Queue", **odd))
+    assert first.signal == "alert:[shop] Queue"
+    assert one("datadog_monitor", datadog(title=f"{before}[shop] Queue", **odd)).fingerprint == first.fingerprint
+
+
 def test_cloudevents_come_in_batches_and_in_binary_mode():
     batch = {"Content-Type": "application/cloudevents-batch+json"}
     assert len(parse("cloudevents", [cloudevent(), cloudevent(id="B")], batch)) == 2

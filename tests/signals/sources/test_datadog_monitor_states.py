@@ -1,0 +1,334 @@
+"""The source of Datadog's monitors. Real: datadog-api-client over HTTP, PostgreSQL, the mapping, the ingest. Datadog is
+an HTTP server in this process, whose monitors are checked against the client's own models."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from datadog_api_client import Configuration
+from datadog_api_client.model_utils import validate_and_convert_types
+from datadog_api_client.v1.model.monitor import Monitor
+
+from byteport import loop
+from byteport.clients import datadog as client
+from byteport.clients import datadog_monitors
+from byteport.core.clock import now
+from byteport.core.errors import Permanent, Temporary
+from byteport.core.resource import ResourceRef
+from runbooks.models import AgentSettings
+from signals.ingest import ingest
+from signals.models import AlertMapping, Series, SignalEvent, Source
+from signals.polling import poll_once
+from signals.reading import State
+from signals.source import SOURCES, Call, SourceConfig
+from signals.sources.datadog_monitor_states import SOURCE
+from tests.standin import Platform, installed
+
+pytestmark = pytest.mark.django_db
+SITE = "datadoghq.eu"
+OPTIONS = {"site": SITE}
+VAR = ResourceRef("host", "web-1", "mount", "/var")
+DISK = "avg(last_5m):avg:system.disk.in_use{*} by {host,device} > 0.9"
+
+
+class Datadog:
+    """What it knows: monitors, in order. It gives them out page by page."""
+
+    def __init__(self):
+        self.monitors, self.asked, self.refusal = [], [], None
+
+    def add(self, groups, *, query=DISK, name="Disk of {{host.name}}", knows=True, **more):
+        """`groups`: a state by each group's tags."""
+        monitor = {
+            "id": 9876 + len(self.monitors), "name": name, "type": "query alert", "query": query, "multi": True,
+            "message": "@webhook-byteport", "tags": ["env:prod"], "priority": None, "overall_state": "Alert",
+            "options": {"notify_no_data": True, "silenced": {}}, "matching_downtimes": [],
+            "state": {"groups": {
+                scope: {"name": scope, "status": status, "last_triggered_ts": 1772366100}
+                for scope, status in groups.items()
+            }}, **more,
+        }  # fmt: skip
+        if knows:
+            model = validate_and_convert_types(monitor, (Monitor,), ["monitor"], True, True, Configuration())
+            assert not model._unparsed
+        self.monitors.append(monitor)
+        return monitor
+
+    def answer(self, asked):
+        assert asked["group_states"] == "all"
+        assert asked["with_downtimes"].lower() == "true"
+        size, page = int(asked["page_size"]), int(asked["page"])
+        return json.dumps(self.monitors[page * size : (page + 1) * size]).encode()
+
+
+@pytest.fixture
+def datadog(monkeypatch):
+    far = Datadog()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            url = urlsplit(self.path)
+            asked = {key: values[0] for key, values in parse_qs(url.query).items()}
+            far.asked.append((url.path, asked))
+            status, body = far.refusal or (200, far.answer(asked))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    monkeypatch.setitem(client.SITES, SITE, f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("DD_API_KEY", "api")
+    monkeypatch.setenv("DD_APP_KEY", "app")
+    yield far
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+@pytest.fixture
+def row():
+    return Source.objects.create(slug="dog", kind="datadog_monitor_states", options=OPTIONS)
+
+
+def look(**options):
+    return SOURCE.poll(SourceConfig("dog", {**OPTIONS, **options}), now())
+
+
+def told(title, **fields):
+    """The same alert as the webhook brings it."""
+    given = {
+        "transition": "Triggered", "alert_id": "9876", "cycle_key": "47", "title": title,
+        "hostname": "web-1", "metric": "system.disk.in_use", "tags": "env:prod,monitor", "date": "", **fields,
+    }  # fmt: skip
+    call = Call({}, json.dumps(given).encode())
+    (reading,) = SOURCES["datadog_monitor"].parse(SourceConfig("hook"), call, now())
+    return reading
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "severity"),
+    [("Alert", State.FIRING, "critical"), ("Warn", State.FIRING, "warning"), ("OK", State.RESOLVED, None)],
+)
+def test_a_groups_state_is_a_signal_of_what_its_tags_name(datadog, status, state, severity):
+    datadog.add({"device:/var,host:web-1": status})
+    (reading,) = look()
+    assert (reading.signal, reading.resource, reading.state) == ("disk_pressure", VAR, state)
+    assert reading.labels.get("severity") == severity
+    assert reading.labels["env"] == "prod"
+
+
+@pytest.mark.parametrize("status", ["No Data", "Unknown", "Ignored", "Skipped", "Something new"])
+def test_any_other_state_neither_opens_nor_closes(row, datadog, status):
+    monitor = datadog.add({"device:/var,host:web-1": "Alert"})
+    poll_once(row, now())
+    monitor["state"]["groups"]["device:/var,host:web-1"]["status"] = status
+    assert look() == []
+    poll_once(row, now())
+    event = SignalEvent.objects.get()
+    assert event.cleared_at is None
+
+
+def test_each_group_opens_and_ends_an_incident_of_its_own(row, datadog):
+    monitor = datadog.add({"device:/var,host:web-1": "Alert", "device:/,host:web-2": "Alert", "device:/,host:c": "OK"})
+    poll_once(row, now())
+    assert sorted(SignalEvent.objects.values_list("resource", flat=True)) == [
+        "host/web-1/mount/%2Fvar", "host/web-2/mount/%2F",
+    ]  # fmt: skip
+    monitor["state"]["groups"]["device:/var,host:web-1"]["status"] = "OK"
+    poll_once(row, now())
+    assert [event.ref.place for event in SignalEvent.objects.exclude(cleared_at=None)] == ["web-1"]
+
+
+@pytest.mark.parametrize(
+    ("query", "scope", "title", "fields"),
+    [
+        (DISK, "device:/var,host:web-1", "[Triggered on {host:web-1,device:/var}] Disk of web-1",
+         {"scope": "host:web-1, device:/var"}),
+        ("avg(last_5m):avg:shop.queue{*} by {host} > 5", "host:web-1", "[P1] [Re-Triggered] Disk of web-1",
+         {"metric": "shop.queue"}),
+        ("avg(last_5m):avg:shop.queue{*} > 5", "*", "[Warn] Disk of {{host.name}}",
+         {"metric": "shop.queue", "hostname": ""}),
+    ],
+)  # fmt: skip
+def test_the_webhook_of_the_same_monitor_makes_no_second_incident(row, datadog, query, scope, title, fields):
+    monitor = datadog.add({scope: "Alert"}, query=query)
+    poll_once(row, now())
+    ingest([told(title, **{"scope": scope, **fields})])
+    event = SignalEvent.objects.get()
+    monitor["state"]["groups"][scope]["status"] = "OK"
+    poll_once(row, now())
+    event.refresh_from_db()
+    assert event.cleared_at is not None
+
+
+def test_what_no_rule_describes_is_kept_under_the_monitors_name_unless_it_is_not_wanted(datadog):
+    datadog.add({"host:web-1": "Alert"}, query="avg(last_5m):avg:shop.queue{*} by {host} > 5", name="Queue", priority=4)
+    (reading,) = look()
+    assert (reading.signal, str(reading.resource)) == ("alert:Queue", "host/web-1/host/web-1")
+    assert reading.labels["severity"] == "info"
+    assert look(others=False) == []
+
+
+def test_an_operators_mapping_goes_first(row, datadog):
+    AlertMapping.objects.create(
+        name="queues", alert="Queue*", signal="cpu_saturation", resource="kubernetes/prod/shop/deployment/{service}"
+    )
+    datadog.add({"service:cart": "Alert"}, query="avg(last_5m):avg:shop.queue{*} by {service} > 5", name="Queue")
+    poll_once(row, now())
+    assert SignalEvent.objects.get().resource == "kubernetes/prod/shop/deployment/cart"
+
+
+@pytest.mark.parametrize(
+    ("query", "resource"),
+    [
+        ("avg(last_5m):avg:system.mem.pct_usable{host:web-1,env:prod} < 0.1", "host/web-1/memory/memory"),
+        ("avg(last_5m):avg:system.mem.pct_usable{env:prod AND host:web-1} < 0.1", "host/web-1/memory/memory"),
+        ("avg(last_5m):avg:system.mem.pct_usable{host:web-*} < 0.1", None),
+        ("avg(last_5m):avg:system.mem.pct_usable{!host:web-1} < 0.1", None),
+        ("avg(last_5m):avg:system.mem.pct_usable{host:web-1 OR host:web-2} < 0.1", None),
+        ("avg(last_5m):avg:system.mem.used{host:web-1} / avg:system.mem.total{host:web-1} > 0.9", None),
+    ],
+)
+def test_a_monitor_without_groups_is_about_the_host_that_its_query_fixes_if_it_fixes_one(datadog, query, resource):
+    datadog.add({"*": "Alert"}, query=query, multi=False)
+    (reading,) = look()
+    assert (str(reading.resource) if reading.signal == "memory_pressure" else None) == resource
+
+
+def test_a_monitor_without_groups_may_have_its_state_by_itself(datadog):
+    datadog.add({}, query="avg(last_5m):avg:system.mem.pct_usable{host:web-1} < 0.1", multi=False)
+    assert [each.state for each in look()] == [State.FIRING]
+
+
+@pytest.mark.parametrize(
+    ("more", "is_told"),
+    [
+        ({"matching_downtimes": [{"id": 1, "scope": ["host:web-1"], "start": 1}]}, False),
+        ({"matching_downtimes": [{"id": 1, "scope": ["host:web-*"], "start": 1}]}, False),
+        ({"matching_downtimes": [{"id": 1, "scope": ["env:staging OR env:prod"], "start": 1}]}, False),
+        ({"matching_downtimes": [{"id": 1, "scope": ["*"], "start": 1}]}, False),
+        ({"matching_downtimes": [{"id": 1, "scope": ["host:web-2"], "start": 1}]}, True),
+        ({"options": {"silenced": {"*": None}}}, False),
+        ({"options": {"silenced": {"host:web-1": 4_000_000_000}}}, False),
+        ({"options": {"silenced": {"host:web-1": 1_000_000_000}}}, True),
+        ({"draft_status": "draft"}, False),
+        ({"draft_status": "published"}, True),
+    ],
+)
+def test_what_is_muted_or_a_draft_tells_nobody(datadog, more, is_told):
+    datadog.add({"device:/var,host:web-1": "Alert"}, **more)
+    assert bool(look()) is is_told
+
+
+def test_a_thing_is_well_only_when_none_of_its_monitors_fires(datadog):
+    for statuses in (("OK", "Warn"), ("Warn", "OK"), ("OK", "Alert", "Warn")):
+        datadog.monitors.clear()
+        for status in statuses:
+            datadog.add({"device:/var,host:web-1": status})
+        (reading,) = look()
+        assert reading.state is State.FIRING
+        assert reading.labels["severity"] == ("critical" if "Alert" in statuses else "warning")
+
+
+@pytest.mark.parametrize("never", [0, None])
+def test_a_group_that_has_never_fired_has_nothing_to_resolve(row, datadog, never):
+    monitor = datadog.add({"device:/var,host:web-1": "OK"})
+    monitor["state"]["groups"]["device:/var,host:web-1"]["last_triggered_ts"] = never
+    poll_once(row, now())
+    assert not Series.objects.exists()
+
+
+def test_a_monitor_of_a_kind_that_is_new_is_read_and_one_that_is_none_fails_no_other(datadog, caplog):
+    datadog.add({"device:/var,host:web-1": "Alert"}, type="a new kind", knows=False)
+    datadog.add({"device:/,host:web-2": "Alert"}, id="no number", knows=False)
+    datadog.monitors.append({"id": 3, "type": "query alert", "query": 7})
+    assert [each.resource.place for each in look()] == ["web-1"]
+    assert "monitors could not be read" in caplog.text
+
+
+def test_it_reads_page_by_page_and_counts_each(datadog, monkeypatch):
+    monkeypatch.setattr(datadog_monitors, "PAGE", 2)
+    for number in range(5):
+        datadog.add({f"device:/var,host:web-{number}": "Alert"})
+    config = SourceConfig("dog", {**OPTIONS, "monitor_tags": ["team:shop", "byteport"]})
+    assert len(SOURCE.poll(config, now())) == 5
+    assert config.progress.calls == len(datadog.asked) == 3
+    assert {asked["monitor_tags"] for _, asked in datadog.asked} == {"team:shop,byteport"}
+
+
+@pytest.mark.parametrize(("most", "told"), [("MOST_PAGES", "monitors"), ("MOST_GROUPS", "groups")])
+def test_more_than_can_be_read_is_refused_with_what_to_do_about_it(datadog, monkeypatch, most, told):
+    monkeypatch.setattr(datadog_monitors, "PAGE", 1)
+    monkeypatch.setattr(datadog_monitors, most, 2)
+    for _ in range(3):
+        datadog.add({"device:/var,host:web-1": "Alert", "device:/,host:web-1": "OK"})
+    with pytest.raises(Permanent, match=f"{told}. Narrow them by the option monitor_tags"):
+        look()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error", "told"),
+    [
+        ((403, b'{"errors": ["Forbidden"]}'), Permanent, "monitors_read"),
+        ((429, b'{"errors": ["slow down"]}'), Temporary, "429"),
+        ((503, b"{}"), Temporary, "503"),
+        ((200, b'{"errors": ["no list"]}'), Permanent, "not as expected"),
+        ((200, b'"text"'), Permanent, "not as expected"),
+        ((200, b'["text"]'), Permanent, "not as expected"),
+    ],
+)
+def test_a_refusal_is_told_in_our_own_words_and_closes_nothing(row, datadog, refusal, error, told):
+    datadog.add({"device:/var,host:web-1": "Alert"})
+    poll_once(row, now())
+    datadog.refusal = refusal
+    with pytest.raises(error, match=told):
+        poll_once(row, now())
+    row.refresh_from_db()
+    assert told in row.last_error
+    assert SignalEvent.objects.get().cleared_at is None
+
+
+def test_verification_takes_the_worst_that_any_monitor_says_and_no_data_for_no_answer(datadog):
+    first = datadog.add({"device:/var,host:web-1": "OK"})
+    second = datadog.add({"device:/var,host:web-1": "Alert", "device:/,host:web-1": "Alert"})
+    config = SourceConfig("dog", OPTIONS)
+    assert SOURCE.reread(config, "disk_pressure", VAR, now()).state is State.FIRING
+    second["state"]["groups"]["device:/var,host:web-1"]["status"] = "No Data"
+    assert SOURCE.reread(config, "disk_pressure", VAR, now()).state is State.UNKNOWN
+    second["state"]["groups"]["device:/var,host:web-1"]["status"] = "OK"
+    assert SOURCE.reread(config, "disk_pressure", VAR, now()).state is State.RESOLVED
+    datadog.monitors = [first]
+    assert SOURCE.reread(config, "disk_pressure", ResourceRef("host", "web-9", "mount", "/"), now()) is None
+
+
+@pytest.mark.parametrize(("status", "judged"), [("OK", "good"), ("Alert", "bad"), ("No Data", "inconclusive")])
+def test_a_fix_is_judged_by_what_the_monitor_says_after_it(row, datadog, status, judged):
+    monitor = datadog.add({"device:/var,host:web-1": "Alert"})
+    AgentSettings.objects.create(dry_run=False)
+    poll_once(row, now())
+    event = SignalEvent.objects.get()
+    monitor["state"]["groups"]["device:/var,host:web-1"]["status"] = status
+    with installed(Platform()):
+        for _ in range(10):
+            SignalEvent.objects.update(due_at=now())
+            loop.advance(event.pk)
+    assert {sample.look for sample in event.samples.all()} == {judged}
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [({"site": "evil.example.com"}, "site"), ({"api_key": "x"}, "api_key"), ({"monitor_tags": ["a,b"]}, "monitor_tags"),
+     ({"every_s": 1}, "every_s")],
+)  # fmt: skip
+def test_options_that_are_none_are_refused(options, fault):
+    assert fault in SOURCE.fault(options)
+    assert SOURCE.fault({"site": SITE, "monitor_tags": ["team:shop"], "others": False, "every_s": 120}) == ""
