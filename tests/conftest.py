@@ -4,10 +4,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from byteport import embedded
 
 pytest_plugins = ("tests.kubernetes.standin", "tests.monitored")
+
+# Over the eight kinds of webhooks that is 100,000 payloads (tests/signals/test_hostile_payloads.py).
+settings.register_profile("thorough", max_examples=12_500, deadline=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -14,8 +14,6 @@ from http.client import HTTPConnection
 
 import pytest
 from django.db import connection
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from byteport import loop
 from byteport.models import QueuedTask
@@ -400,35 +398,6 @@ def test_what_byteport_judges_by_itself_is_not_taken_from_outside(client, source
 
 def test_more_than_a_thousand_messages_are_refused_at_once(client, source):
     assert_refused(post(client, [FULL] * 1001), 400)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=8,
-)
-fields = st.dictionaries(st.sampled_from([*WRONG_VALUES, "platform"]), json_values, max_size=9)
-damaged = st.tuples(st.binary(min_size=1, max_size=4), st.integers(0, len(BODY) - 1)).map(
-    lambda hit: BODY[: hit[1]] + hit[0] + BODY[hit[1] + 2 :]
-)
-payloads = (
-    st.binary(max_size=80)
-    | damaged
-    | st.one_of(json_values, fields, st.lists(fields, max_size=3)).map(lambda value: json.dumps(value).encode())
-)
-
-
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(body=payloads)
-def test_no_malformed_body_is_a_500_or_leaves_a_trace(client, source, body):
-    response = post(client, body, bearing())
-    if response.status_code == 202:
-        kept = response.json()["accepted"]
-        assert Series.objects.count() <= kept
-        for model in (SignalEvent, Sample, QueuedTask, Series):
-            model.objects.all().delete()
-    else:
-        assert_refused(response, 400)
 
 
 # --- over the wire
