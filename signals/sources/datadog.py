@@ -1,9 +1,10 @@
-"""Datadog: the metrics of its agents, grouped by host and device. One row of `sources` is one site.
+"""Datadog: the metrics of its agents, by host and device, and by Deployment. One row of `sources` is one site.
 
 The state of monitors is read by `datadog_monitor_states`, or comes by webhook (`datadog_monitor`).
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
@@ -13,7 +14,10 @@ import msgspec
 from byteport.clients import datadog
 from byteport.clients.datadog import Group
 from byteport.core.resource import ResourceRef
+from signals import datadog_workloads as workloads
+from signals.datadog_workloads import Share
 from signals.metrics import (
+    CPU_PERCENT,
     Metric,
     MetricSourceBase,
     Only,
@@ -37,8 +41,18 @@ UNIT_NAMES = {
 }  # fmt: skip
 
 
+ClusterName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,253}$")]
+
+
 class DatadogMetric(Metric, frozen=True, kw_only=True):
+    """`of`: the metric of what workloads ask for, of which `name` is what they use. Without it, hosts are meant."""
+
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.]{0,199}$")]
+    of: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z][A-Za-z0-9_.]{0,199})?$")] = ""
+
+    def __post_init__(self) -> None:
+        if self.of and self.signal != "cpu_saturation":
+            raise ValueError("of: only for cpu_saturation")
 
 
 METRICS = (
@@ -46,12 +60,16 @@ METRICS = (
     DatadogMetric(name="system.mem.pct_usable", signal="memory_pressure", unit=Unit.FRACTION_FREE),
     DatadogMetric(name="system.mem.used_pct", signal="memory_pressure", unit=Unit.FRACTION),
     DatadogMetric(name="system.cpu.idle", signal="cpu_saturation", unit=Unit.PERCENT_FREE),
+    DatadogMetric(name="kubernetes.cpu.usage.total", of="kubernetes.cpu.requests", signal="cpu_saturation"),
 )
 
 
 class DatadogOptions(Options, frozen=True, kw_only=True):
+    """`clusters`: whose workloads are read, by Datadog's names of them; each with BytePort's name of it."""
+
     site: str = "datadoghq.com"
     metrics: Annotated[tuple[DatadogMetric, ...], msgspec.Meta(min_length=1, max_length=50)] = METRICS
+    clusters: Annotated[dict[ClusterName, ClusterName], msgspec.Meta(max_length=100)] = {}
 
     def __post_init__(self) -> None:
         if self.site not in datadog.SITES:
@@ -59,7 +77,7 @@ class DatadogOptions(Options, frozen=True, kw_only=True):
 
 
 class DatadogSource(MetricSourceBase[DatadogOptions]):
-    """One query a metric."""
+    """One query a metric, or two where it is a share of another."""
 
     name = "datadog"
     title = "Datadog metrics"
@@ -75,16 +93,54 @@ class DatadogSource(MetricSourceBase[DatadogOptions]):
         self, config: SourceConfig, options: DatadogOptions, span: Span, only: Only | None = None
     ) -> Sequence[Reading]:
         found: dict[tuple[str, ResourceRef], list[Reading]] = {}
-        for metric in options.metrics:
-            if only and metric.signal != only.signal:
-                continue
-            text = query_of(metric, only.resource.place if only else "")
-            for group in datadog.query(options.site, text, span.start, span.end, config.progress.count):
-                resource = about(metric, group)
-                if resource is not None:  # of two metrics that tell the same, the first one counts
-                    readings = list(readings_of(metric, resource, group, span, config.slug))
-                    found[metric.signal, resource] = found.get((metric.signal, resource)) or readings
+        for metric in chosen(options, only):
+            of_metric: dict[tuple[str, ResourceRef], list[Reading]] = defaultdict(list)
+            for reading in self._readings(metric, config, options, span, only):
+                of_metric[reading.signal, reading.resource].append(reading)
+            found = {**of_metric, **found}  # of two metrics that tell the same, the first one counts
         return [reading for readings in found.values() for reading in readings]
+
+    def _readings(
+        self, metric: DatadogMetric, config: SourceConfig, options: DatadogOptions, span: Span, only: Only | None
+    ) -> Iterator[Reading]:
+        def ask(text: str) -> list[Group]:
+            return datadog.query(options.site, text, span.start, span.end, config.progress.count)
+
+        if not metric.of:
+            for group in ask(query_of(metric, only.resource.place if only else "")):
+                resource = about(metric, group)
+                if resource is not None:
+                    yield from readings_of(metric, resource, group, span, config.slug)
+            return
+        used, requested = (ask(workloads.query_of(name, metric.period_s, only)) for name in (metric.name, metric.of))
+        for share in workloads.shares(used, requested, options.clusters):
+            if fits(metric, share, span):
+                yield reading_of(metric, share, config.slug)
+
+
+def chosen(options: DatadogOptions, only: Only | None) -> list[DatadogMetric]:
+    """The metrics to ask for: of workloads only where clusters are named, of one thing only those that tell of it."""
+    if only is None:
+        return [each for each in options.metrics if not each.of or options.clusters]
+    of_workload = only.resource.platform == "kubernetes"
+    return [each for each in options.metrics if each.signal == only.signal and bool(each.of) == of_workload]
+
+
+def fits(metric: DatadogMetric, share: Share, span: Span) -> bool:
+    return is_whole(share.at, metric.period_s, span) and share.percent <= CPU_PERCENT
+
+
+def reading_of(metric: DatadogMetric, share: Share, source: str) -> Reading:
+    labels = {"metric": metric.name, "used": f"{share.used * 1000:.0f}m", "requested": f"{share.requested * 1000:.0f}m"}
+    return Reading(
+        signal=metric.signal,
+        resource=share.workload,
+        at=share.at,
+        value=share.percent,
+        source=source,
+        labels=labels,
+        period_s=metric.period_s,
+    )
 
 
 def query_of(metric: DatadogMetric, place: str = "") -> str:

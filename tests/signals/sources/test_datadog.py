@@ -40,7 +40,7 @@ class Datadog:
         self.series.setdefault(metric, []).append((tags, unit, points))
 
     def answer(self, query, start, end):
-        metric = query.removeprefix("avg:").partition("{")[0]
+        metric = query.partition(":")[2].partition("{")[0]
         listed = [
             {
                 "metric": metric, "scope": ",".join(f"{k}:{v}" for k, v in tags.items()),
@@ -230,9 +230,79 @@ def test_verification_asks_for_that_host_alone_and_a_name_cannot_change_the_quer
     ]  # fmt: skip
 
 
+# --- workloads
+
+CLUSTERS = {"site": SITE, "clusters": {"dd-prod": "prod"}}
+CART = ResourceRef("kubernetes", "prod", "deployment", "cart", "shop")
+USED, REQUESTED = "kubernetes.cpu.usage.total", "kubernetes.cpu.requests"
+
+
+def container(datadog, name, used, requested, at=None, units=("nanocore", "core"), **tags):
+    """Adds what a container uses (in millicores, minute by minute) and asks for."""
+    tags = {
+        "kube_cluster_name": "dd-prod", "kube_namespace": "shop", "kube_deployment": "cart",
+        "kube_container_name": name, **tags,
+    }  # fmt: skip
+    datadog.add(USED, *(value * 1e6 for value in used), unit=units[0], at=at, **tags)
+    if requested is not None:
+        datadog.add(REQUESTED, *[requested / 1000] * len(used), unit=units[1], at=at, **tags)
+
+
+def test_a_deployments_cpu_is_percent_of_what_its_containers_ask_for(source, datadog):
+    container(datadog, "app", [450], 500)
+    container(datadog, "proxy", [50], 100)
+    container(datadog, "without-a-request", [4000], None)
+    (reading,) = look(source, CLUSTERS)
+    assert (reading.signal, reading.resource) == ("cpu_saturation", CART)
+    assert reading.value == pytest.approx(500 / 600 * 100)
+    assert (reading.labels["used"], reading.labels["requested"], reading.period_s) == ("500m", "600m", 60)
+
+
+def test_only_what_both_are_measured_in_the_same_minute_is_compared(source, datadog):
+    container(datadog, "app", [400, 450], 500)
+    datadog.series[REQUESTED][0][2].pop(0)
+    assert [round(each.value) for each in look(source, CLUSTERS)] == [90]
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        {"kube_cluster_name": "another"}, {"kube_cluster_name": "N/A"}, {"kube_deployment": "N/A"},
+        {"kube_deployment": ""}, {"kube_container_name": "N/A"}, {"kube_deployment": "evil\x1b[2J"},
+        {"units": ("percent", "core")}, {"units": ("nanocore", "byte")}, {"units": ("", "core")}, {"requested": 0},
+        {"used": [float("nan")]}, {"used": [float("inf")]}, {"used": [-1]},
+    ],
+)  # fmt: skip
+def test_what_is_no_share_of_a_known_clusters_deployment_is_left_out(source, datadog, spoiled):
+    container(datadog, **{"name": "app", "used": [450], "requested": 500, **spoiled})
+    assert look(source, CLUSTERS) == []
+
+
+def test_workloads_are_asked_for_only_where_clusters_are_named_and_a_deployment_by_itself(source, datadog):
+    look(source, {"site": SITE})
+    assert not any("kubernetes" in query for _, query, *_ in datadog.asked)
+    datadog.asked.clear()
+    container(datadog, "app", [450, 300], 500)
+    config = SourceConfig("dog", CLUSTERS)
+    assert source.reread(config, "cpu_saturation", CART, now()).value == pytest.approx(60)
+    source.reread(config, "cpu_saturation", ResourceRef("kubernetes", "prod", "deployment", "a}", "shop"), now())
+    where = [query.partition("{")[2].partition("}")[0] for _, query, *_ in datadog.asked]
+    assert where == ["kube_namespace:shop,kube_deployment:cart"] * 2 + ["*"] * 2
+
+
+def test_a_saturated_deployment_opens_an_incident(row, datadog):
+    Source.objects.update(options=CLUSTERS)
+    row.refresh_from_db()
+    container(datadog, "app", [450, 460, 470, 455], 500)
+    poll_once(row, now())
+    assert SignalEvent.objects.get().resource == "kubernetes/prod/shop/deployment/cart"
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
-    [({"site": "evil.example.com"}, "site"), ({"api_key": "x"}, "api_key"),
+    [({"site": "evil.example.com"}, "site"), ({"clusters": {"a b": "c"}}, "clusters"),
+     ({"metrics": [{"name": "a", "of": "b", "signal": "disk_pressure"}]}, "of: only for cpu_saturation"),
+     ({"api_key": "x"}, "api_key"),
      ({"metrics": [{"name": "a{*}", "signal": "disk_pressure"}]}, "name")],
 )  # fmt: skip
 def test_options_that_are_none_are_refused(source, options, fault):
