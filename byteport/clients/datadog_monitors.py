@@ -22,10 +22,12 @@ NARROW = "Narrow them by the option monitor_tags."
 
 
 class Group(msgspec.Struct, frozen=True):
-    """One group: Datadog's own word for its state, and when it fired last (unix time; 0 or None: never)."""
+    """One group: Datadog's own word for its state, and when it last did what (unix time; 0 or None: never)."""
 
     status: str = ""
     last_triggered_ts: float | msgspec.UnsetType | None = msgspec.UNSET
+    last_notified_ts: float | None = None
+    last_resolved_ts: float | None = None
 
     @property
     def has_never_fired(self) -> bool:

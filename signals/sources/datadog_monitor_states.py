@@ -18,7 +18,7 @@ from byteport.clients.datadog_monitors import Group, Monitor, monitors
 from byteport.core.errors import Permanent
 from byteport.core.outcome import Severity
 from byteport.core.resource import ResourceRef
-from signals.alert import Alert, reading_of
+from signals.alert import Alert, reading_of, unix_time
 from signals.datadog import filled, key_of, monitor_ref, severity_of, tags_of
 from signals.metrics import Pace, options_of
 from signals.reading import Reading, State
@@ -54,7 +54,7 @@ class MonitorOptions(Pace, frozen=True, kw_only=True):
 
 
 class DatadogMonitorStates:
-    """Judged by Datadog, as of when it was asked."""
+    """Judged by Datadog, as of when a group came into its state."""
 
     name = "datadog_monitor_states"
     title = "Datadog monitors, asked for their state"
@@ -107,7 +107,7 @@ def weight(reading: Reading) -> tuple[int, int]:
 
 
 def alerts_of(listed: Iterable[Monitor], now: datetime) -> Iterator[Alert]:
-    """Each group of each monitor, as of now. One that has never fired has nothing to resolve, and is left out."""
+    """Each group of each monitor. One that has never fired has nothing to resolve, and is left out."""
     for monitor in listed:
         if monitor.draft_status == "draft":
             continue
@@ -134,7 +134,7 @@ def _alert(monitor: Monitor, group: Group, scope: str, tags: Mapping[str, str], 
     return Alert(
         name=name,
         state=State.UNKNOWN if muted and state is State.FIRING else state,
-        at=now,
+        at=since(group, state, now),
         labels={**tags_of(",".join(monitor.tags)), **tags, **metric},
         notes={"summary": name, "description": monitor.query},
         severity=severity_of(f"p{monitor.priority}", group.status),
@@ -142,6 +142,17 @@ def _alert(monitor: Monitor, group: Group, scope: str, tags: Mapping[str, str], 
         incident=f"{known_as}+{scope}",
         sender=monitor_ref(known_as),
     )
+
+
+def since(group: Group, state: State, now: datetime) -> datetime:
+    """When it came into its state, or said so last; now, where Datadog does not say.
+
+    A state that merely goes on is no news: else a monitor that is slower or laxer than BytePort's own measurements
+    would end what they have opened, and open again what was fixed.
+    """
+    fired = (group.last_triggered_ts or 0, group.last_notified_ts or 0)
+    latest = group.last_resolved_ts if state is State.RESOLVED else max(fired)
+    return unix_time(latest, now) if latest else now
 
 
 def pinned_tags(query: str) -> dict[str, str]:

@@ -181,7 +181,9 @@ def test_a_refusal_is_told_in_our_own_words(source, datadog, status, headers, er
         assert raised.value.delay_s == 47
 
 
-@pytest.mark.parametrize("raw", [b'{"series": 5}', b'{"series": [{"pointlist": "x"}]}', b'{"error": "bad query"}'])
+@pytest.mark.parametrize(
+    "raw", [b'{"series": 5}', b'{"series": ["x"]}', b'{"series": [{"pointlist": "x"}]}', b'{"error": "bad query"}']
+)
 def test_an_answer_that_is_none_is_never_taken_for_no_data(source, datadog, raw):
     datadog.raw = raw
     config = SourceConfig("dog", DISK)

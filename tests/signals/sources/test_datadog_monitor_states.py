@@ -2,7 +2,9 @@
 an HTTP server in this process, whose monitors are checked against the client's own models."""
 
 import json
+import math
 import threading
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,7 +23,7 @@ from runbooks.models import AgentSettings
 from signals.ingest import ingest
 from signals.models import AlertMapping, Series, SignalEvent, Source
 from signals.polling import poll_once
-from signals.reading import State
+from signals.reading import Reading, State
 from signals.source import SOURCES, Call, SourceConfig
 from signals.sources.datadog_monitor_states import SOURCE
 from tests.standin import Platform, installed
@@ -55,6 +57,12 @@ class Datadog:
             assert not model._unparsed
         self.monitors.append(monitor)
         return monitor
+
+    def turn(self, monitor, scope, status):
+        """The group comes into another state, now."""
+        group = monitor["state"]["groups"][scope]
+        group["status"] = status
+        group["last_resolved_ts" if status == "OK" else "last_triggered_ts"] = math.ceil(now().timestamp())
 
     def answer(self, asked):
         assert asked["group_states"] == "all"
@@ -130,7 +138,7 @@ def test_a_groups_state_is_a_signal_of_what_its_tags_name(datadog, status, state
 def test_any_other_state_neither_opens_nor_closes(row, datadog, status):
     monitor = datadog.add({"device:/var,host:web-1": "Alert"})
     poll_once(row, now())
-    monitor["state"]["groups"]["device:/var,host:web-1"]["status"] = status
+    datadog.turn(monitor, "device:/var,host:web-1", status)
     assert look() == []
     poll_once(row, now())
     event = SignalEvent.objects.get()
@@ -143,7 +151,7 @@ def test_each_group_opens_and_ends_an_incident_of_its_own(row, datadog):
     assert sorted(SignalEvent.objects.values_list("resource", flat=True)) == [
         "host/web-1/mount/%2Fvar", "host/web-2/mount/%2F",
     ]  # fmt: skip
-    monitor["state"]["groups"]["device:/var,host:web-1"]["status"] = "OK"
+    datadog.turn(monitor, "device:/var,host:web-1", "OK")
     poll_once(row, now())
     assert [event.ref.place for event in SignalEvent.objects.exclude(cleared_at=None)] == ["web-1"]
 
@@ -164,10 +172,28 @@ def test_the_webhook_of_the_same_monitor_makes_no_second_incident(row, datadog, 
     poll_once(row, now())
     ingest([told(title, **{"scope": scope, **fields})])
     event = SignalEvent.objects.get()
-    monitor["state"]["groups"][scope]["status"] = "OK"
+    datadog.turn(monitor, scope, "OK")
     poll_once(row, now())
     event.refresh_from_db()
     assert event.cleared_at is not None
+
+
+def test_a_monitor_that_is_laxer_or_slower_than_byteports_own_measurements_has_no_say_against_them(row, datadog):
+    monitor = datadog.add({"device:/var,host:web-1": "OK"})
+    datadog.turn(monitor, "device:/var,host:web-1", "OK")
+    start = now()
+    ingest([measured(90.0, start + timedelta(seconds=each)) for each in (0, 60)])
+    poll_once(row, now())
+    assert SignalEvent.objects.get().cleared_at is None, "it is OK by the monitor, which fires only later"
+    datadog.turn(monitor, "device:/var,host:web-1", "Alert")
+    ingest([measured(10.0, start + timedelta(seconds=each)) for each in (120, 180)])
+    SignalEvent.objects.update(status="resolved", resolved_by="byteport", resolved_at=now())
+    poll_once(row, now())
+    assert SignalEvent.objects.count() == 1, "it still fires by the monitor, which looks at the last five minutes"
+
+
+def measured(percent, at):
+    return Reading(signal="disk_pressure", resource=VAR, at=at, value=percent, source="host")
 
 
 def test_what_no_rule_describes_is_kept_under_the_monitors_name_unless_it_is_not_wanted(datadog):
@@ -302,9 +328,9 @@ def test_verification_takes_the_worst_that_any_monitor_says_and_no_data_for_no_a
     second = datadog.add({"device:/var,host:web-1": "Alert", "device:/,host:web-1": "Alert"})
     config = SourceConfig("dog", OPTIONS)
     assert SOURCE.reread(config, "disk_pressure", VAR, now()).state is State.FIRING
-    second["state"]["groups"]["device:/var,host:web-1"]["status"] = "No Data"
+    datadog.turn(second, "device:/var,host:web-1", "No Data")
     assert SOURCE.reread(config, "disk_pressure", VAR, now()).state is State.UNKNOWN
-    second["state"]["groups"]["device:/var,host:web-1"]["status"] = "OK"
+    datadog.turn(second, "device:/var,host:web-1", "OK")
     assert SOURCE.reread(config, "disk_pressure", VAR, now()).state is State.RESOLVED
     datadog.monitors = [first]
     assert SOURCE.reread(config, "disk_pressure", ResourceRef("host", "web-9", "mount", "/"), now()) is None
@@ -316,7 +342,7 @@ def test_a_fix_is_judged_by_what_the_monitor_says_after_it(row, datadog, status,
     AgentSettings.objects.create(dry_run=False)
     poll_once(row, now())
     event = SignalEvent.objects.get()
-    monitor["state"]["groups"]["device:/var,host:web-1"]["status"] = status
+    datadog.turn(monitor, "device:/var,host:web-1", status)
     with installed(Platform()):
         for _ in range(10):
             SignalEvent.objects.update(due_at=now())
