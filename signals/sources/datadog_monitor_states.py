@@ -76,6 +76,11 @@ class DatadogMonitorStates:
             return str(error)
         return ""
 
+    def credentials(self, options: dict[str, Any]) -> str:
+        site = options_of(options, MonitorOptions).site
+        datadog.configuration(site)
+        return f"an API key and an application key of Datadog's, for {site}"
+
     def poll(self, config: SourceConfig, now: datetime) -> Sequence[Reading]:
         return [each for each in self._look(config, now) if each.state is not State.UNKNOWN]
 

@@ -24,7 +24,7 @@ from signals.ingest import ingest
 from signals.models import AlertMapping, Series, SignalEvent, Source
 from signals.polling import poll_once
 from signals.reading import Reading, State
-from signals.source import SOURCES, Call, SourceConfig
+from signals.source import SOURCES, Call, Credentialed, SourceConfig
 from signals.sources.datadog_monitor_states import SOURCE
 from tests.standin import Platform, installed
 
@@ -321,6 +321,16 @@ def test_a_refusal_is_told_in_our_own_words_and_closes_nothing(row, datadog, ref
     row.refresh_from_db()
     assert told in row.last_error
     assert SignalEvent.objects.get().cleared_at is None
+
+
+def test_doctor_is_told_whether_the_keys_are_found(monkeypatch):
+    assert isinstance(SOURCE, Credentialed)
+    monkeypatch.setenv("DD_API_KEY", "secret")
+    monkeypatch.delenv("DD_APP_KEY", raising=False)
+    with pytest.raises(Permanent, match="DD_APP_KEY"):
+        SOURCE.credentials(OPTIONS)
+    monkeypatch.setenv("DD_APP_KEY", "secret")
+    assert SOURCE.credentials(OPTIONS) == f"an API key and an application key of Datadog's, for {SITE}"
 
 
 def test_verification_takes_the_worst_that_any_monitor_says_and_no_data_for_no_answer(datadog):
