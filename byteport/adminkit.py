@@ -195,7 +195,8 @@ class AuditedAdmin(ModelAdmin):  # type: ignore[misc]
 def label_of(field: "Field[Any, Any]") -> str:
     """The field's name for people, with the unit of a time: `Cooldown (s)`."""
     label = str(field.verbose_name)
-    return f"{label.removesuffix(' s')} (s)".capitalize() if field.name.endswith("_s") else label.capitalize()
+    label = f"{label.removesuffix(' s')} (s)" if field.name.endswith("_s") else label
+    return label[:1].upper() + label[1:]
 
 
 def actor_of(request: HttpRequest) -> str:

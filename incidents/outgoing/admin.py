@@ -18,7 +18,7 @@ from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, choice_filte
 from byteport.sealing import seal
 from byteport.snapshot import snapshot
 from incidents.outgoing import courier
-from signals.models import OutgoingEvent, OutgoingWebhook, happenings, subscribable
+from signals.models import OutgoingEvent, OutgoingWebhook, all_of_them, happenings, subscribable
 
 HEALTH = ("last_success_at", "last_error_at", "last_error", "failing_since", "paused_until", "created_at")
 SHOW_ONCE = "byteport_secret"  # the attribute of a request that carries a new secret to its one reply
@@ -37,6 +37,7 @@ def webhook_names() -> list[tuple[str, str]]:
 class OutgoingWebhookForm(FreshForm):
     kinds = forms.MultipleChoiceField(
         choices=subscribable,
+        initial=all_of_them,
         label="Events",
         widget=UnfoldAdminCheckboxSelectMultipleWidget,
         help_text="What it is told. docs/outgoing.md describes each.",

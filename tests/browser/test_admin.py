@@ -16,7 +16,7 @@ from byteport import seeds
 from byteport.core.resource import ResourceRef
 from byteport.models import AuditEntry
 from runbooks.models import AgentSettings
-from signals.models import Source
+from signals.models import OutgoingWebhook, Source
 from tests.incidents import scenes
 
 CHROMIUM = shutil.which("chromium") or ""
@@ -93,6 +93,25 @@ def test_a_webhook_is_made_and_its_secret_shown(page):
     page.get_by_role("button", name="Save", exact=True).click()
     first = page.locator("#webhook-secret").inner_text()
     page.goto(reverse("admin:signals_source_change", args=[Source.objects.get(slug="pager").pk]))
+    page.get_by_role("link", name="Make a new secret").click()
+    page.get_by_role("button", name="Make a new secret").click()
+    expect(page.locator("#webhook-secret")).not_to_have_text(first)
+
+
+def test_an_outgoing_webhook_is_made_and_its_secret_shown(page):
+    page.goto(reverse("admin:signals_outgoingwebhook_add"))
+    page.fill("[name=name]", "pager")
+    page.fill("[name=url]", "https://example.com/hook")
+    page.get_by_label("incident.acted").uncheck()
+    page.get_by_role("button", name="Save", exact=True).click()
+    first = page.locator("#webhook-secret").inner_text()
+    row = OutgoingWebhook.objects.get()
+    assert row.kinds == ["incident.opened", "incident.escalated", "incident.resolved"]
+    page.goto(reverse("admin:signals_outgoingwebhook_change", args=[row.pk]))
+    page.get_by_role("link", name="Send a test event").click()
+    page.get_by_role("button", name="Send a test event").click()
+    expect(page.locator("#tests")).to_contain_text("waiting")
+    page.goto(reverse("admin:signals_outgoingwebhook_change", args=[row.pk]))
     page.get_by_role("link", name="Make a new secret").click()
     page.get_by_role("button", name="Make a new secret").click()
     expect(page.locator("#webhook-secret")).not_to_have_text(first)
