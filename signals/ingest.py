@@ -56,7 +56,22 @@ KEEP = """
     RETURNING id, translate(fingerprint::text, '-', '')"""
 
 # An open event takes note of a further firing at most every ten seconds, or when it gets worse.
-OPEN_EVENTS = """
+_IS_NEWS = """
+    (given.last_seen_at > event.last_seen_at + interval '10 seconds'
+     OR event.cleared_at IS NOT NULL
+     OR (given.severity = 'critical' AND event.severity <> 'critical')
+     OR (given.severity = 'warning' AND event.severity = 'info'))"""
+
+# Which of them are no news, in the order of their keys. Their events are held until the commit, so that nobody ends one
+# between this look and the end of the batch; one that is just being ended is waited for, and is then not found.
+NO_NEWS = f"""
+    SELECT place FROM unnest(%s::uuid[], %s::timestamptz[], %s::text[]) WITH ORDINALITY
+        AS given (fingerprint, last_seen_at, severity, place)
+    JOIN signal_events AS event USING (fingerprint)
+    WHERE event.status <> 'resolved' AND NOT {_IS_NEWS}
+    ORDER BY fingerprint FOR NO KEY UPDATE OF event"""  # noqa: S608 (a constant)
+
+OPEN_EVENTS = f"""
     INSERT INTO signal_events AS event (fingerprint, signal, resource, fleet, neighbourhood, unit, detail, source,
                                         severity, value, threshold, labels, detected_at, last_seen_at, due_at)
     SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
@@ -67,11 +82,8 @@ OPEN_EVENTS = """
         last_seen_at = greatest(event.last_seen_at, excluded.last_seen_at),
         severity = CASE WHEN excluded.severity = 'critical' OR event.severity = 'info'
                    THEN excluded.severity ELSE event.severity END
-    WHERE excluded.last_seen_at > event.last_seen_at + interval '10 seconds'
-       OR event.cleared_at IS NOT NULL
-       OR (excluded.severity = 'critical' AND event.severity <> 'critical')
-       OR (excluded.severity = 'warning' AND event.severity = 'info')
-    RETURNING id, repeats = 0 AS opened, translate(fingerprint::text, '-', ''), detected_at"""
+    WHERE {_IS_NEWS.replace("given.", "excluded.")}
+    RETURNING id, repeats = 0 AS opened, translate(fingerprint::text, '-', ''), detected_at"""  # noqa: S608
 
 NOTE_OPENED = """
     INSERT INTO timeline_entries (event_id, at, actor, kind, message, data)
@@ -145,7 +157,7 @@ def ingest_together(calls: Sequence[Iterable[Reading]]) -> list[Ingested]:
         connection.ensure_connection()
         cursor = psycopg.Cursor(connection.connection)  # server-side parameters: arrays travel as they are
         _judge(batch, by_series, _locked_tracks(cursor, by_series), known_rules)
-        opened = _open(cursor, batch.firing) if batch.firing else {}
+        opened = _open(cursor, _news(cursor, batch.firing)) if batch.firing else {}
         cleared = _keep(cursor, batch)
         if opened or cleared:
             enqueue_many(ADVANCE, [*opened, *cleared])
@@ -177,14 +189,15 @@ def _locked_tracks(cursor: psycopg.Cursor[Any], by_series: dict[str, list[_Given
     missing = [key for key in keys if key not in tracks]
     if missing:
         rows = [_series_row(key, by_series[key][0].reading) for key in missing]
-        cursor.execute(CLAIM_NEW_SERIES, [list(column) for column in zip(*rows, strict=True)])
+        cursor.execute(CLAIM_NEW_SERIES, _columns(rows))
         tracks |= _lock(cursor, missing)
     return tracks
 
 
-def _series_row(key: str, reading: Reading) -> tuple[Any, ...]:
+def _series_row(key: str, reading: Reading) -> tuple[str, ...]:
     resource = reading.resource
-    return (key, reading.signal, str(resource), reading.detail, resource.fleet, resource.unit, reading.source)
+    texts = (reading.signal, str(resource), reading.detail, resource.fleet, resource.unit, reading.source)
+    return (key, *map(text, texts))
 
 
 def _lock(cursor: psycopg.Cursor[Any], keys: Sequence[str]) -> dict[str, Track]:
@@ -212,7 +225,7 @@ def _keep(cursor: psycopg.Cursor[Any], batch: _Batch) -> dict[int, str]:
         array(number(track.last_value) for track in moved),
         array(iso(track.breach_since) for track in moved),
         array(iso(track.clear_since) for track in moved),
-        [source for _, source in batch.tracks.values()],
+        array(text(source) for _, source in batch.tracks.values()),
         array(key for key, _ in batch.samples),
         array(iso(when) for _, when in batch.samples),
         array(map(number, batch.samples.values())),
@@ -229,6 +242,17 @@ def array(items: Iterable[str]) -> str:
     return "{" + ",".join(items) + "}"
 
 
+def text(item: str) -> str:
+    """An item of `array` that may hold whatever a text can."""
+    escaped = item.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
+    """The rows' columns, each as an array. Their items are made by `text`, `iso` and `number`, or need no quotes."""
+    return [array(column) for column in zip(*rows, strict=True)]
+
+
 @lru_cache(maxsize=1024)  # a batch has few different times
 def iso(at: datetime | None) -> str:
     return at.isoformat() if at else "NULL"
@@ -238,26 +262,38 @@ def number(value: float | None) -> str:
     return "NULL" if value is None else repr(value)
 
 
+def _news(cursor: psycopg.Cursor[Any], firing: dict[str, _Firing]) -> dict[str, _Firing]:
+    """What fires and is not open yet, or has something to tell to its open event: in a storm, next to nothing."""
+    keys = sorted(firing)
+    given = [(key, iso(firing[key].reading.at), firing[key].routed.severity.value) for key in keys]
+    cursor.execute(NO_NEWS, _columns(given), prepare=True)
+    old = {keys[place - 1] for (place,) in cursor.fetchall()}
+    return {key: firing[key] for key in keys if key not in old}
+
+
 def _open(cursor: psycopg.Cursor[Any], firing: dict[str, _Firing]) -> dict[int, str]:
-    """Opens what fires and is not open yet. Returns the new events, with their series."""
-    rows = [_event_row(key, firing[key]) for key in sorted(firing)]
-    cursor.execute(OPEN_EVENTS, [list(column) for column in zip(*rows, strict=True)])
+    """Opens what fires and is not open yet; the others take note. Returns the new events, with their series."""
+    if not firing:
+        return {}
+    cursor.execute(OPEN_EVENTS, _columns(_event_row(key, one) for key, one in firing.items()))
     opened = [(row[0], row[2], row[3]) for row in cursor.fetchall() if row[1]]
     if opened:
-        lines = [
-            (pk, at, firing[key].reading.source or "byteport", _opening_line(firing[key])) for pk, key, at in opened
-        ]
-        cursor.execute(NOTE_OPENED, [list(column) for column in zip(*lines, strict=True)])
+        cursor.execute(NOTE_OPENED, _columns(_note_row(pk, at, firing[key]) for pk, key, at in opened))
         publish(Happening.OPENED, [pk for pk, _, _ in opened], now())
     return {pk: key for pk, key, _ in opened}
 
 
-def _event_row(key: str, firing: _Firing) -> tuple[Any, ...]:
-    reading, resource = firing.reading, firing.reading.resource
+def _note_row(pk: int, at: datetime, firing: _Firing) -> tuple[str, ...]:
+    return (str(pk), iso(at), text(firing.reading.source or "byteport"), text(_opening_line(firing)))
+
+
+def _event_row(key: str, firing: _Firing) -> tuple[str, ...]:
+    reading, resource, at = firing.reading, firing.reading.resource, iso(firing.reading.at)
     return (
-        key, reading.signal, str(resource), resource.fleet, resource.neighbourhood, resource.unit, reading.detail,
-        reading.source, firing.routed.severity.value, reading.value, _stored(firing.rule.threshold),
-        msgspec.json.encode(reading.labels).decode(), reading.at, reading.at, now(),
+        key, text(reading.signal), text(str(resource)), text(resource.fleet), text(resource.neighbourhood),
+        text(resource.unit), text(reading.detail), text(reading.source), firing.routed.severity.value,
+        number(reading.value), number(_stored(firing.rule.threshold)),
+        text(msgspec.json.encode(reading.labels).decode()), at, at, iso(now()),
     )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """ingest() against a real PostgreSQL; only the clock is moved by hand."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -156,6 +158,52 @@ def test_old_partitions_are_dropped_whole():
     with time_machine.travel(START + timedelta(days=60)):
         maintenance.run()
     assert Sample.objects.count() == 0
+
+
+def test_whatever_texts_a_sender_uses_are_kept_as_they_are():
+    odd = 'NULL {a,b} "quoted" \\back\\slashes\\" \t\n ü \U0001f525'
+    place = ResourceRef("host", odd, "mount", odd)
+    fires = Reading(
+        signal=odd, resource=place, at=START, state=State.FIRING, detail=odd, source=odd, labels={odd: odd, "b": ""}
+    )
+    ingest([fires])
+    event, series = SignalEvent.objects.get(), Series.objects.get()
+    assert (event.signal, event.ref, event.detail, event.source) == (odd, place, odd, odd)
+    assert event.labels == {odd: odd, "b": ""}
+    assert (series.signal, series.unit, series.source) == (odd, place.unit, odd)
+    assert event.timeline.get().actor == odd
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_fires_while_its_event_is_being_ended_is_opened_anew():
+    ingest([reading(0, state=State.FIRING)])
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            SignalEvent.objects.update(status="resolved", resolved_by="person", resolved_at=START)
+            again = pool.submit(ingest_and_hang_up, reading(5, state=State.FIRING))
+            wait_for_one_that_waits()
+        assert again.result(30).opened == (SignalEvent.objects.exclude(status="resolved").get().pk,)
+
+
+def ingest_and_hang_up(*readings: Reading):
+    try:
+        return ingest(readings)
+    finally:
+        connection.close()
+
+
+def wait_for_one_that_waits() -> None:
+    """Until somebody waits for a lock of this transaction."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+            )
+            if cursor.fetchone()[0]:
+                return
+        time.sleep(0.02)
+    raise AssertionError("nobody waits")
 
 
 steps = st.tuples(
