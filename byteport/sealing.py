@@ -24,7 +24,12 @@ def seal(secret: str) -> str:
 
 def unseal(sealed: str) -> str:
     """Decrypts it. Raises Permanent when the key is not the one that it was sealed with."""
+    return _unsealed(settings.SECRET_KEY, sealed)
+
+
+@lru_cache(maxsize=256)  # each call of a webhook asks for its source's secret
+def _unsealed(secret_key: str, sealed: str) -> str:
     try:
-        return _fernet(settings.SECRET_KEY).decrypt(sealed.encode()).decode()
+        return _fernet(secret_key).decrypt(sealed.encode()).decode()
     except InvalidToken as error:
         raise Permanent("A stored secret cannot be read: BYTEPORT_SECRET_KEY has changed. Set it anew.") from error

@@ -147,13 +147,16 @@ def ingest(readings: Iterable[Reading]) -> Ingested:
 
 
 def ingest_together(calls: Sequence[Iterable[Reading]]) -> list[Ingested]:
-    """`ingest` for several calls in one transaction; what each of them led to. All are kept, or none is."""
+    """`ingest` for several calls in one transaction; what each of them led to. All are kept, or none is.
+
+    Within a transaction of the caller's, an error ends that one as well.
+    """
     batch = _Batch(len(calls))
     by_series = _by_series(calls, batch)
     if not by_series:
         return [Ingested(why=dict(why)) for why in batch.why]
     known_rules = rules()
-    with transaction.atomic(), connection.wrap_database_errors:
+    with transaction.atomic(savepoint=False), connection.wrap_database_errors:
         connection.ensure_connection()
         cursor = psycopg.Cursor(connection.connection)  # server-side parameters: arrays travel as they are
         _judge(batch, by_series, _locked_tracks(cursor, by_series), known_rules)

@@ -5,11 +5,12 @@ before it is read, the sender proved before the body is looked into, and all of 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from http import HTTPStatus
 from math import ceil
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import structlog
 from django.db import DatabaseError, InterfaceError, OperationalError
@@ -49,6 +50,14 @@ MOST_KEYS = 100  # sources among which a routing key is looked for
 _SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _JSON = re.compile(r"(?:application|text)/(?:[\w.+-]+\+)?json\b", re.IGNORECASE)
+
+
+class _Webhook(NamedTuple):
+    """A source, and itself once more as what else it speaks."""
+
+    source: WebhookSource
+    confirming: Confirming | None
+    answering: Answering | None
 
 
 class _Stream(Protocol):
@@ -104,21 +113,21 @@ def _take(request: HttpRequest, slug: str) -> dict[str, Any]:
         raise _no_webhook() from error
 
 
-def _taken(request: HttpRequest, row: Source, source: WebhookSource, body: bytes) -> dict[str, Any]:
+def _taken(request: HttpRequest, row: Source, webhook: _Webhook, body: bytes) -> dict[str, Any]:
     """Proves the sender, understands what it says, keeps it. Raises ProblemError, and then nothing was changed."""
-    config, at = _config(row), now()
+    source, config, at = webhook.source, _config(row), now()
     call = Call(request.headers, body, request.GET.dict())
     delivery_id = _authenticate(source, config, call, at)
     _require_json(request, body)
-    if isinstance(source, Confirming):
-        _confirm(source, config, call)
+    if webhook.confirming:
+        _confirm(webhook.confirming, config, call)
     said = _parse(source, config, call, at)
     _require_room(config, len(said))
     ingested = _keep(row, delivery_id, said)
     latest = max((min(one.at, at) for one in said), default=None)  # no clock is trusted beyond now
     health.called(row.slug, at=at, readings=len(said), latest=latest)
-    if isinstance(source, Answering):
-        return dict(source.answer(call))
+    if webhook.answering:
+        return dict(webhook.answering.answer(call))
     return {
         "accepted": len(said),
         "opened": ingested.opened,
@@ -133,7 +142,7 @@ def _take_event(request: HttpRequest) -> dict[str, Any]:
     key = pagerduty.routing_key(body).encode("utf-8", "surrogatepass")
     for row in Source.objects.filter(kind=pagerduty.SOURCE.name, enabled=True).order_by("pk")[:MOST_KEYS]:
         if is_secret(key, _config(row).secret):
-            return _taken(request, row, pagerduty.SOURCE, body)
+            return _taken(request, row, _Webhook(pagerduty.SOURCE, None, pagerduty.SOURCE), body)
     raise _unproven("no source has this routing_key")
 
 
@@ -141,7 +150,7 @@ def _preflight(request: HttpRequest, slug: str) -> HttpResponse | None:
     """The answer to a sender that asks with OPTIONS whether it may call; None for any other request."""
     if request.method != "OPTIONS":
         return None
-    row, source = _source(slug)
+    row, (source, *_) = _source(slug)
     headers = source.preflight(_config(row), request.headers) if isinstance(source, Preflighted) else {}
     return HttpResponse(status=HTTPStatus.OK, headers=dict(headers)) if headers else None
 
@@ -194,12 +203,23 @@ def _drain(stream: _Stream) -> None:
         left -= len(part)
 
 
-def _source(slug: str) -> tuple[Source, WebhookSource]:
+def _source(slug: str) -> tuple[Source, _Webhook]:
     row = health.enabled_source(slug) if _SLUG.fullmatch(slug) else None
-    source = SOURCES.get(row.kind) if row else None
-    if row is None or not isinstance(source, WebhookSource):
+    webhook = _webhook(cast("Hashable", SOURCES.get(row.kind))) if row else None
+    if row is None or webhook is None:
         raise _no_webhook()
-    return row, source
+    return row, webhook
+
+
+@lru_cache(maxsize=256)  # to see whether an object speaks a protocol takes longer than to understand a call
+def _webhook(source: Hashable) -> _Webhook | None:
+    if not isinstance(source, WebhookSource):
+        return None
+    return _Webhook(
+        source,
+        confirming=source if isinstance(source, Confirming) else None,
+        answering=source if isinstance(source, Answering) else None,
+    )
 
 
 def _no_webhook() -> ProblemError:

@@ -36,7 +36,7 @@ def serving(database_url: str) -> Iterator[int]:
     process = subprocess.Popen(
         [
             sys.executable, "-m", "gunicorn", "byteport.wsgi", "--chdir", str(settings.BASE_DIR), "--bind",
-            f"127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "8", "--no-control-socket",
+            f"127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "16", "--no-control-socket",
         ],
         env={**os.environ, "DATABASE_URL": database_url, "BYTEPORT_SECRET_KEY": settings.SECRET_KEY},
         stdout=subprocess.DEVNULL,
