@@ -6,6 +6,8 @@ retry, waiting for approval and waiting to verify are this same path, so a worke
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 from uuid import UUID, uuid4
 
 import structlog
@@ -107,8 +109,8 @@ def settle(event: SignalEvent, move: Move) -> None:
     """Writes a stage's answer, releases the claim and enqueues the next stage, all in one transaction."""
     at, token = now(), event.lease_token
     with transaction.atomic():
-        for row in move.rows:
-            row.save(force_insert=True)
+        for model, rows in groupby(move.rows, key=attrgetter("_meta.model")):
+            model.objects.bulk_create(rows)
         if move.to is None:
             _stay(event, move, at, token)
         elif move.to == Status.RESOLVED:

@@ -1,9 +1,11 @@
 """Gathers what the gates judge by. All I/O of the gates is here; the judging is in `runbooks.guards`."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
-from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
 from runbooks.guards import Budget, Facts
 from runbooks.models import AgentSettings, Approval, MaintenanceWindow, RunbookPolicy
@@ -31,7 +33,7 @@ def gather(
 ) -> Facts:
     """The facts of this moment. `live` was read just before; the rest is BytePort's own record."""
     view, agent, policy = view_of(event), agent_settings(), policy_for(runbook)
-    window = _maintenance(event, at)
+    window, runs = _maintenance(event, at), _runs(event, plan, _looked_back(runbook, policy, agent, at))
     return Facts(
         now=at,
         paused=agent.paused,
@@ -49,8 +51,8 @@ def gather(
         runbook_dry_run=policy.dry_run,
         maintenance=window.name if window else "",
         maintenance_until=window.ends_at if window else None,
-        cooldown_until=_cooldown_until(event, plan, runbook, policy, agent, at),
-        ineffective=_ineffective(event, plan, agent, at),
+        cooldown_until=_cooldown_until(runs, runbook, policy, agent),
+        ineffective=_ineffective(event, runs, agent, at),
         ineffective_limit=agent.ineffective_limit,
         budget=_budget(event, agent, at),
         needs_approval=policy.needs_approval,
@@ -87,29 +89,43 @@ def _others(event: SignalEvent) -> QuerySet[SignalEvent]:
     return SignalEvent.objects.exclude(pk=event.pk)
 
 
-def _runs(event: SignalEvent, plan: Plan) -> QuerySet[SignalEvent]:
-    """Other events that were acted on and were about the same thing.
+class _Run(NamedTuple):
+    """Another event that was acted on."""
+
+    event: int
+    runbook: str
+    signal: str
+    acted_at: datetime
+    escalated_at: datetime | None
+
+
+def _runs(event: SignalEvent, plan: Plan, since: datetime) -> list[_Run]:
+    """Other events that were acted on since then, and were about the same thing.
 
     That is their resource, or what their plan changes: each of a workload's pods may have an event of its own.
     """
     same = Q(resource=event.resource)
     if plan.steps:
         same |= Q(plan__steps__0__target=plan.steps[0].target)
-    return _others(event).filter(same, fleet=event.fleet, acted_at__isnull=False)
+    runs = _others(event).filter(same, fleet=event.fleet, acted_at__gte=since)
+    rows = runs.values_list("pk", "runbook", "signal", "acted_at", "escalated_at")
+    return [_Run(pk, runbook, signal, began, handed_over) for pk, runbook, signal, began, handed_over in rows if began]
+
+
+def _looked_back(runbook: Runbook, policy: RunbookPolicy, agent: AgentSettings, at: datetime) -> datetime:
+    """Since when runs count: the longest pause may have begun then, and what went before it within the window."""
+    return at - timedelta(seconds=longest_pause_s(runbook, policy.cooldown_s) + agent.ineffective_window_s)
 
 
 def _cooldown_until(
-    event: SignalEvent, plan: Plan, runbook: Runbook, policy: RunbookPolicy, agent: AgentSettings, at: datetime
+    runs: Sequence[_Run], runbook: Runbook, policy: RunbookPolicy, agent: AgentSettings
 ) -> datetime | None:
-    """None also when the latest run is so long ago that no pause can last until now: nobody looks that far back."""
-    runs = _runs(event, plan).filter(runbook=runbook.name)
-    lately = runs.filter(acted_at__gte=at - timedelta(seconds=longest_pause_s(runbook, policy.cooldown_s)))
-    latest: datetime | None = lately.aggregate(latest=Max("acted_at"))["latest"]
-    if latest is None:
+    began = [run.acted_at for run in runs if run.runbook == runbook.name]
+    if not began:
         return None
     window = timedelta(seconds=agent.ineffective_window_s)
-    earlier = runs.filter(acted_at__gte=latest - window).count() - 1
-    return latest + timedelta(seconds=pause_s(runbook, policy.cooldown_s, earlier))
+    earlier = sum(one >= max(began) - window for one in began) - 1
+    return max(began) + timedelta(seconds=pause_s(runbook, policy.cooldown_s, earlier))
 
 
 def pause_s(runbook: Runbook, cooldown_s: float, earlier: int) -> float:
@@ -124,25 +140,30 @@ def longest_pause_s(runbook: Runbook, cooldown_s: float) -> float:
     return max(cooldown_s, runbook.longest_cooldown_s) if isinstance(runbook, BacksOff) else cooldown_s
 
 
-def _ineffective(event: SignalEvent, plan: Plan, agent: AgentSettings, at: datetime) -> int:
+def _ineffective(event: SignalEvent, runs: Sequence[_Run], agent: AgentSettings, at: datetime) -> int:
     """Runs on this resource that did not clear its signal, or after which it soon fired again."""
+    since = at - timedelta(seconds=agent.ineffective_window_s)
+    lately = [run for run in runs if run.signal == event.signal and run.acted_at >= since]
+    others = [run.event for run in lately if run.escalated_at is None]
+    return len(lately) - len(others) + (_fired_again(event, others, agent) if others else 0)
+
+
+def _fired_again(event: SignalEvent, runs: Sequence[int], agent: AgentSettings) -> int:
+    """After how many of these the signal soon came back."""
     refire = timedelta(seconds=agent.refire_window_s)
-    fired_again = SignalEvent.objects.filter(
+    again = SignalEvent.objects.filter(
         Q(fingerprint=OuterRef("fingerprint")) | Q(plan__steps__0__target=OuterRef("plan__steps__0__target")),
         signal=event.signal,
         fleet=event.fleet,
         pk__gt=OuterRef("pk"),
         detected_at__lt=OuterRef("resolved_at") + refire,
     )
-    since = at - timedelta(seconds=agent.ineffective_window_s)
-    runs = _runs(event, plan).filter(signal=event.signal, acted_at__gte=since)
-    return runs.filter(Q(escalated_at__isnull=False) | Exists(fired_again)).count()
+    return SignalEvent.objects.filter(Exists(again), pk__in=runs).count()
 
 
 def _budget(event: SignalEvent, agent: AgentSettings, at: datetime) -> Budget:
     runs = _runs_of_fleet(event, at)
-    failing = SignalEvent.objects.exclude(status=Status.RESOLVED).filter(fleet=event.fleet)
-    known = Series.objects.filter(fleet=event.fleet, last_at__gte=at - KNOWN_WITHIN)
+    failing = _failing(event)
     return Budget(
         running=runs["running"],
         max_running=agent.max_concurrent,
@@ -150,11 +171,23 @@ def _budget(event: SignalEvent, agent: AgentSettings, at: datetime) -> Budget:
         max_last_hour=agent.max_per_hour,
         neighbourhood_last_hour=runs["nearby"],
         max_neighbourhood_last_hour=agent.max_per_neighbourhood_hour,
-        failing=failing.aggregate(n=Count("unit", distinct=True))["n"],
-        known=known.aggregate(n=Count("unit", distinct=True))["n"],
+        failing=failing,
+        known=_known(event, at) if failing >= agent.storm_minimum else 0,
         storm_percent=agent.storm_percent,
         storm_minimum=agent.storm_minimum,
     )
+
+
+def _failing(event: SignalEvent) -> int:
+    """Units of the fleet with an open event."""
+    failing = SignalEvent.objects.exclude(status=Status.RESOLVED).filter(fleet=event.fleet)
+    return int(failing.aggregate(n=Count("unit", distinct=True))["n"])
+
+
+def _known(event: SignalEvent, at: datetime) -> int:
+    """Units of the fleet that were heard of lately: a look at every series of it."""
+    known = Series.objects.filter(fleet=event.fleet, last_at__gte=at - KNOWN_WITHIN)
+    return int(known.aggregate(n=Count("unit", distinct=True))["n"])
 
 
 def _runs_of_fleet(event: SignalEvent, at: datetime) -> dict[str, int]:

@@ -40,7 +40,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     neighbourhood_last_hour: int
     max_neighbourhood_last_hour: int
     failing: int  # distinct hosts or workloads with an open event
-    known: int  # distinct hosts or workloads heard of lately
+    known: int  # distinct hosts or workloads heard of lately; 0, not counted, while fewer than `storm_minimum` fail
     storm_percent: int
     storm_minimum: int
 
