@@ -228,7 +228,7 @@ def _keep(cursor: psycopg.Cursor[Any], batch: _Batch) -> dict[int, str]:
         array(number(track.last_value) for track in moved),
         array(iso(track.breach_since) for track in moved),
         array(iso(track.clear_since) for track in moved),
-        array(text(source) for _, source in batch.tracks.values()),
+        array(name(source) for _, source in batch.tracks.values()),
         array(key for key, _ in batch.samples),
         array(iso(when) for _, when in batch.samples),
         array(map(number, batch.samples.values())),
@@ -249,6 +249,9 @@ def text(item: str) -> str:
     """An item of `array` that may hold whatever a text can."""
     escaped = item.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+name = lru_cache(maxsize=1024)(text)  # of which a batch has few different ones
 
 
 def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
