@@ -113,7 +113,8 @@ class CleanupLogs:
         return Judgement(Look.BAD, f"{shown}, not below {timing.clear:g} %")
 
     def advise(self, event: EventView, diagnosis: Diagnosis | None) -> tuple[ManualStep, ManualStep, ManualStep]:
-        path = _shell_path(event.resource, diagnosis.facts["mount"] if diagnosis else None)
+        mount = diagnosis.facts.get("mount") if diagnosis else None
+        path = _shell_path(event.resource, (mount or {}).get("mount", ""))
         return (
             ManualStep(
                 f"See what takes the space on {event.resource.label}",
@@ -136,11 +137,11 @@ def _useful(event: EventView, facts: dict[str, Any]) -> list[Measure]:
     return [m for m in MEASURES if event.resource.is_drill or (mount and lies_on.get(m.key) == mount["mount"])]
 
 
-def _shell_path(resource: ResourceRef, mount: dict[str, Any] | None) -> str:
+def _shell_path(resource: ResourceRef, mounted_at: str) -> str:
     """The mount for a person's shell, which finds out by itself where a device is mounted if BytePort could not."""
     if resource.kind != "mount":
         return "/"
-    name = mount["mount"] if mount else resource.name
+    name = mounted_at or resource.name
     return f'"$(findmnt -nfo TARGET -S {quote(name)})"' if name.startswith("/dev/") else quote(name)
 
 

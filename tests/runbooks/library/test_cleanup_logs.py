@@ -90,7 +90,11 @@ def test_a_device_that_is_mounted_in_two_ways_or_not_at_all_is_no_mount():
 
 
 def test_a_persons_shell_finds_out_where_a_device_is_mounted():
-    assert '-- "$(findmnt -nfo TARGET -S /dev/sdb)"' in RUNBOOK.advise(event("/dev/sdb"), None)[0].command
+    known = [{}, {"mount": None}, {"mount": {"percent": 91.0}}]
+    diagnoses = [Diagnosis(evidence=(), inference="", confident=False, facts=facts) for facts in known]
+    for diagnosis in (None, *diagnoses):
+        step, _, _ = RUNBOOK.advise(event("/dev/sdb"), diagnosis)
+        assert '-- "$(findmnt -nfo TARGET -S /dev/sdb)"' in step.command
 
 
 def test_a_mount_that_is_gone_is_handed_over():
