@@ -22,6 +22,7 @@ class Kind(StrEnum):
     """What is told of an incident."""
 
     ESCALATED = "escalated"  # BytePort hands it over
+    WORSENED = "worsened"  # its severity has risen while people have it
     REMINDER = "reminder"  # it is still open
     CLEARED = "cleared"  # its signal is over
 
@@ -85,6 +86,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime  # now
     since: datetime  # what is older is none of the same trouble
     earlier: Earlier | None = None
+    before: Earlier | None = None  # without an `earlier` one: where the same trouble was longer ago, or less bad
     links: tuple[Link, ...] = ()
     began_at: datetime | None = None  # of the first attempt; None before it
     target: str = ""  # what `aim` has said

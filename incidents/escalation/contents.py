@@ -37,6 +37,8 @@ def _lead(note: Note) -> str:
     if note.kind == Kind.REMINDER:
         open_for = span(note.record.escalated_at, note.at)
         return f"This is still open, {open_for} after it was handed over: {note.record.why_escalated}"
+    if note.kind == Kind.WORSENED:
+        return f"This is {note.severity} now, and was less when it was handed over: {note.record.why_escalated}"
     return f"BytePort hands this over to people: {note.record.why_escalated}"
 
 

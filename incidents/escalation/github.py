@@ -59,7 +59,7 @@ REPO = re.compile(r"[\w.-]+/[\w.-]+")
 CLOSES = ("byteport", "cleared", "never")
 NEW = "new"
 HEAD = re.compile(
-    r"\A<!-- byteport fingerprint=(?P<fingerprint>[0-9a-f]{32}) severity=(?P<severity>\w{1,20}) -->\s{1,4}"
+    r"\A(?P<about><!-- byteport fingerprint=(?P<fingerprint>[0-9a-f]{32}) severity=(?P<severity>\w{1,20}) -->)\s{1,4}"
     r"<!-- byteport delivery=(?P<delivery>[0-9a-f]{32}) -->"
 )
 
@@ -125,7 +125,7 @@ class GitHubIssues:
 
     name = "github"
     title = "GitHub"
-    kinds = frozenset({Kind.ESCALATED, Kind.CLEARED})
+    kinds = frozenset({Kind.ESCALATED, Kind.WORSENED, Kind.CLEARED})
     follows = ()
     settle_s = 20.0
     confirm_s = 0.0
@@ -168,6 +168,8 @@ class GitHubIssues:
                 _make_labels(repo, labels)
                 return _opened(repo.create_issue(message.title, message.markdown, labels=labels))
             issue = _read_issue(repo, note.target)
+            if note.kind == Kind.WORSENED:
+                _make_labels(repo, labels_of(note))
             return _commented(issue, issue.create_comment(message.markdown), note)
 
     def confirm(self, note: Note) -> str:
@@ -191,11 +193,28 @@ def escalated_body(note: Note) -> str:
     """A new issue's body, or the comment on one that is open."""
     text = fitting(letter_of(note), markdown, BODY_LIMIT)
     if not note.target.startswith(NEW) and note.target:
-        return f"{_signed(note)}\n### It happened again (incident {note.record.id})\n\n{text}"
-    before = note.target.removeprefix(f"{NEW} after ") if " after " in note.target else ""
-    linked = f"The same was in #{before}, which somebody has closed.\n\n" if before.isdecimal() else ""
-    about = f"<!-- byteport fingerprint={note.fingerprint.hex} severity={_word(note.severity)} -->"
-    return f"{about}\n{_signed(note)}\n{linked}{text}"
+        return f"{_signed(note)}\n### {_heading(note)}\n\n{text}"
+    return f"{_marked(note)}\n{_signed(note)}\n{_linked(note)}{text}"
+
+
+def _heading(note: Note) -> str:
+    """Of a comment."""
+    if note.kind == Kind.WORSENED:
+        return f"It has grown worse: {_word(note.severity)}"
+    return f"It happened again (incident {note.record.id})"
+
+
+def _linked(note: Note) -> str:
+    """Of a new issue: where the same was before."""
+    closed = note.target.removeprefix(f"{NEW} after ")
+    if closed.isdecimal():
+        return f"The same was in #{closed}, which somebody has closed.\n\n"
+    before = http_address(note.before.url.partition("#")[0]) if note.before else ""
+    return f"The same was in {before} before.\n\n" if before else ""
+
+
+def _marked(note: Note) -> str:
+    return f"<!-- byteport fingerprint={note.fingerprint.hex} severity={_word(note.severity)} -->"
 
 
 def cleared_body(note: Note) -> str:
@@ -223,7 +242,9 @@ def _issue_of(repo: Repository, note: Note) -> Issue | None:
     """The issue in which people have this trouble: by BytePort's own record first, then by GitHub's."""
     if note.earlier is not None:
         try:
-            return _read_issue(repo, note.earlier.target)
+            issue = _read_issue(repo, note.earlier.target)
+            if issue.html_url == note.earlier.url.partition("#")[0]:  # or else the repository is another one now
+                return issue
         except GithubException as error:
             if error.status not in (404, 410):  # deleted, or moved to where BytePort cannot see it
                 raise
@@ -296,12 +317,24 @@ def _opened(issue: Issue) -> Receipt:
 
 
 def _commented(issue: Issue, comment: IssueComment, note: Note) -> Receipt:
-    """Closes the issue too where that is due; to do so twice is to do it once."""
+    """Grades or closes the issue too where that is due; to do so twice is to do it once."""
     words = f"Commented on issue {issue.number}"
+    if note.kind == Kind.WORSENED:
+        _grade(issue, note)
+        words = f"{words}, which is {_word(note.severity)} now"
     if note.kind == Kind.CLEARED and issue.state == "open" and _closes(note):
         issue.edit(state="closed", state_reason="completed")
         words = f"{words} and closed it"
     return Receipt(words, str(issue.number), http_address(comment.html_url))
+
+
+def _grade(issue: Issue, note: Note) -> None:
+    """Its severity's label is another now, and so is the marker by which it is found. Other labels stay."""
+    others = [label.name for label in issue.labels if not label.name.startswith("severity:")]
+    body = issue.body or ""
+    head = HEAD.match(body)
+    marked = f"{_marked(note)}{body[head.end('about') :]}" if head else body
+    issue.edit(labels=[*others, f"severity:{_word(note.severity)}"], body=marked)
 
 
 def _closes(note: Note) -> bool:

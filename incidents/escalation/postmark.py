@@ -1,4 +1,5 @@
-"""Postmark: one email for each incident that is handed over, and a reminder where that is asked for.
+"""Postmark: one email for each incident that is handed over, one more should it grow worse, and reminders where they
+are asked for.
 
 The delivery's id travels in the message's metadata, by which Postmark finds it again. Limits and answers:
 postmarkapp.com/developer/api (email, messages, bounces; error codes in the overview); metadata: keys of 20 characters,
@@ -34,6 +35,7 @@ RECIPIENTS = 50  # of one message
 TIMEOUT_S = 20
 PAUSE_S = 60.0  # Postmark says that it is too much, and not for how long
 KEY = "delivery"
+AHEAD: Mapping[str, str] = {Kind.WORSENED: "Worse: ", Kind.REMINDER: "Still open: "}
 HARMLESS_BOUNCES = {"Transient", "AutoResponder", "Subscribe", "Unsubscribe", "AddressChange", "OpenRelayTest"}
 
 
@@ -101,7 +103,7 @@ class PostmarkEmail:
 
     name = "postmark"
     title = "Postmark"
-    kinds = frozenset({Kind.ESCALATED, Kind.REMINDER})
+    kinds = frozenset({Kind.ESCALATED, Kind.WORSENED, Kind.REMINDER})
     follows = ("github",)
     settle_s = 60.0
     confirm_s = 300.0
@@ -161,8 +163,7 @@ CHANNEL = PostmarkEmail()
 
 def subject_of(note: Note) -> str:
     """One line, whatever is in it: nothing of it can be a header of its own."""
-    still = "Still open: " if note.kind == Kind.REMINDER else ""
-    return line(f"[BytePort] {still}{letter_of(note).title}", SUBJECT_LIMIT)
+    return line(f"[BytePort] {AHEAD.get(note.kind, '')}{letter_of(note).title}", SUBJECT_LIMIT)
 
 
 def email_of(note: Note, found: Settings) -> dict[str, Any]:

@@ -17,6 +17,7 @@ DRILLS = "drills"  # the fleet of what is a drill's (byteport.core.resource)
 
 def note_of(row: Delivery, at: datetime) -> Note:
     """From a dozen queries."""
+    earlier = _earlier(row, at)
     return Note(
         id=row.uid,
         kind=Kind(row.kind),
@@ -25,7 +26,8 @@ def note_of(row: Delivery, at: datetime) -> Note:
         record=record_of(row.event),
         at=at,
         since=at - SAME_TROUBLE,
-        earlier=_earlier(row, at),
+        earlier=earlier,
+        before=None if earlier else _before(row),
         links=_links(row),
         began_at=row.began_at,
         target=row.target,
@@ -41,6 +43,13 @@ def _earlier(row: Delivery, at: datetime) -> Earlier | None:
         if latest is not None:
             return Earlier(latest.target, latest.url)
     return None
+
+
+def _before(row: Delivery) -> Earlier | None:
+    """Where people had the same trouble, however long ago and however bad."""
+    told = Delivery.objects.filter(channel=row.channel, fingerprint=row.fingerprint, status=Told.SENT, pk__lt=row.pk)
+    latest = told.exclude(target="").order_by("-pk").first()
+    return Earlier(latest.target, latest.url) if latest is not None else None
 
 
 def _links(row: Delivery) -> tuple[Link, ...]:

@@ -8,7 +8,7 @@ from uuid import uuid4
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import F, Q
 
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError
@@ -19,6 +19,7 @@ from incidents.outbox.delivery import WELL, free_at
 from incidents.outbox.note import DRILLS, note_of
 from incidents.outbox.write import DELIVER, enqueue_delivery, write
 from runbooks.policy import agent_settings
+from signals.lifecycle import note
 from signals.models import SignalEvent, Status
 
 log = structlog.get_logger()
@@ -34,6 +35,7 @@ def sweep() -> None:
     at = now()
     _take_up(at)
     _release(at)
+    _tell_worse(at)
     _remind(at)
     to_confirm = Delivery.objects.filter(confirm_at__lte=at).order_by("confirm_at")
     enqueue_many(CONFIRM, to_confirm.values_list("pk", flat=True)[:SWEPT], dedup_prefix="confirm:")
@@ -82,6 +84,35 @@ def send_again(delivery_id: int) -> bool:
     """Tries once more what has failed; False when it has not."""
     row = Delivery.objects.filter(pk=delivery_id, status=Told.FAILED).first()
     return row is not None and _start(row, now())
+
+
+# ------------------------------------------------------------------------------------------- what grew worse
+
+
+def _tell_worse(at: datetime) -> None:
+    """What has grown worse while people have it: they were told of a lower severity. A severity never falls."""
+    able = [name for name, channel in CHANNELS.items() if Kind.WORSENED in channel.kinds]
+    said = Delivery.objects.filter(event__status=Status.ESCALATED, event__cleared_at=None, channel__in=able)
+    latest = said.order_by("event_id", "channel", "-pk").distinct("event_id", "channel").values("pk")
+    behind = Delivery.objects.filter(pk__in=latest).exclude(severity=F("event__severity"))
+    for event_id in dict.fromkeys(behind.order_by("event_id").values_list("event_id", flat=True)[:SWEPT]):
+        _tell_worse_of(event_id, able, at)
+
+
+@transaction.atomic
+def _tell_worse_of(event_id: int, able: Sequence[str], at: datetime) -> None:
+    """In every channel that has it; what none has begun to say yet is put right where it stands."""
+    event = SignalEvent.objects.select_for_update().get(pk=event_id)
+    said = Delivery.objects.filter(event=event, channel__in=able)
+    latest = said.order_by("channel", "-pk").distinct("channel")
+    behind = [row for row in latest if row.severity != event.severity and event.status == Status.ESCALATED]
+    unsaid = Delivery.objects.filter(free_at(at), began_at=None)
+    news = [row for row in behind if not unsaid.filter(pk=row.pk).update(severity=event.severity)]
+    if news:
+        grown = f"It has grown worse while people have it: {event.severity}, and was told as {news[0].severity}."
+        note(event, kind="note", actor="byteport", message=grown, at=at)
+    for row in news:
+        write(event, row.channel, Kind.WORSENED, at, row.ordinal + 1)
 
 
 # ------------------------------------------------------------------------------------------------ reminders

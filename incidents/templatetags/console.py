@@ -80,6 +80,7 @@ TOLD: Mapping[str, Badge] = {
 }
 KINDS: Mapping[str, str] = {
     Kind.ESCALATED: "handed over",
+    Kind.WORSENED: "told that it has grown worse",
     Kind.REMINDER: "reminded",
     Kind.CLEARED: "told that it is over",
 }

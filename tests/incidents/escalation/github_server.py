@@ -146,6 +146,8 @@ def edit_issue(state: State, query: dict[str, str], body: Any, number: str) -> A
     if issue is None:
         return not_found()
     issue.update({name: value for name, value in body.items() if name in ("state", "state_reason", "title", "body")})
+    if "labels" in body:
+        issue["labels"] = [label(state, name) for name in body["labels"]]
     issue.update(updated_at=stamp(), closed_at=stamp() if issue["state"] == "closed" else None)
     return Answer(200, issue)
 
@@ -178,7 +180,7 @@ def create_comment(state: State, query: dict[str, str], body: Any, number: str) 
 def label(state: State, name: str) -> dict[str, Any]:
     return {
         "id": 1, "node_id": "L_1", "url": f"{state.base}/repos/{REPO}/labels/{name}", "name": name, "description": None,
-        "color": state.labels[name], "default": False,
+        "color": state.labels.setdefault(name, "ededed"), "default": False,
     }  # fmt: skip
 
 

@@ -18,11 +18,11 @@ from incidents.escalation import github as module
 from incidents.escalation.channel import Kind, Limited, Undeliverable
 from incidents.escalation.github import CHANNEL
 from incidents.models import Delivery, Told
-from incidents.outbox import delivery
+from incidents.outbox import delivery, rounds
 from runbooks.models import AgentSettings
 from signals.models import ResolvedBy, SignalEvent
 from tests.incidents import scenes
-from tests.incidents.escalation.github_server import REPO, TOKEN, github
+from tests.incidents.escalation.github_server import REPO, TOKEN, github, label
 from tests.incidents.escalation.wire import Answer, Fault
 from tests.incidents.farend import channels
 from tests.incidents.outbox.test_outbox import escalate, resolve, run_due
@@ -113,14 +113,89 @@ def test_another_severity_or_resource_is_another_issue(hub, differs):
     assert list(hub.issues) == [1, 2]
 
 
-def test_a_day_later_it_is_a_new_issue(hub):
+def test_a_day_later_it_is_a_new_issue_that_links_to_the_one_before(hub):
     trouble = uuid4()
     resolve(handed_over(trouble))
     run_due()
     with later(hours=25):
         handed_over(trouble)
+        handed_over(uuid4())
         run_due()
-    assert list(hub.issues) == [1, 2]
+    assert list(hub.issues) == [1, 2, 3]
+    linked = [f"The same was in https://github.com/{REPO}/issues/1 before." in hub.issues[n]["body"] for n in (2, 3)]
+    assert linked == [True, False]
+
+
+def test_a_record_of_another_repository_leads_to_no_comment_in_this_one(hub):
+    trouble = uuid4()
+    resolve(handed_over(trouble))
+    run_due()
+    Delivery.objects.update(url="https://github.com/acme/other/issues/1")
+    hub.issues[1]["body"] = "Somebody else's."
+    comments = len(hub.comments[1])
+    handed_over(trouble)
+    run_due()
+    assert (list(hub.issues), len(hub.comments[1])) == ([1, 2], comments)
+
+
+# --- it grows worse
+
+
+def grown_worse(trouble=None) -> SignalEvent:
+    event = handed_over(trouble)
+    run_due()
+    SignalEvent.objects.filter(pk=event.pk).update(severity="critical")
+    return event
+
+
+def labels(issue) -> set[str]:
+    return {label["name"] for label in issue["labels"]}
+
+
+def test_what_grows_worse_is_a_comment_and_the_issue_is_graded_anew(hub):
+    grown_worse()
+    hub.issues[1]["labels"].append(label(hub, "byteport") | {"name": "team:web"})
+    body = hub.issues[1]["body"]
+    rounds.sweep()
+    run_due()
+    assert "### It has grown worse: critical" in hub.comments[1][0]["body"]
+    assert "This is critical now, and was less when" in hub.comments[1][0]["body"]
+    assert labels(hub.issues[1]) == {"byteport", "severity:critical", "disk_pressure", "team:web"}
+    assert hub.issues[1]["body"] == body.replace("severity=warning", "severity=critical", 1)
+    assert (list(hub.issues), len(hub.comments[1])) == ([1], 1)
+
+
+def test_an_issue_that_was_graded_anew_is_found_again_with_a_fresh_database(hub):
+    trouble = uuid4()
+    grown_worse(trouble)
+    rounds.sweep()
+    run_due()
+    SignalEvent.objects.all().delete()
+    handed_over(trouble, severity="critical")
+    run_due()
+    assert (list(hub.issues), len(hub.comments[1])) == ([1], 2)
+
+
+def test_what_grows_worse_after_somebody_has_closed_it_is_a_new_issue_that_links_to_it(hub):
+    grown_worse()
+    hub.issues[1]["state"] = "closed"
+    rounds.sweep()
+    run_due()
+    assert "The same was in #1, which somebody has closed." in hub.issues[2]["body"]
+    assert labels(hub.issues[2]) == {"byteport", "severity:critical", "disk_pressure"}
+    assert labels(hub.issues[1]) == {"byteport", "severity:warning", "disk_pressure"}
+
+
+@pytest.mark.parametrize("request_", [("POST", f"{ISSUES}/1/comments"), ("PATCH", f"{ISSUES}/1")])
+def test_an_answer_that_got_lost_meanwhile_leads_to_one_comment_and_the_new_grade(hub, request_):
+    grown_worse()
+    hub.faults.append(Fault(*request_, Answer(502, b""), after=True))
+    rounds.sweep()
+    run_due()
+    with later(minutes=1):
+        run_due()
+    assert (len(hub.comments[1]), "severity:critical" in labels(hub.issues[1])) == (1, True)
+    assert the(Kind.WORSENED).status == Told.SENT
 
 
 def test_it_holds_with_a_fresh_database(hub):

@@ -19,7 +19,7 @@ from incidents.escalation.postmark import CHANNEL
 from incidents.models import Delivery, Told
 from incidents.outbox import delivery, rounds
 from runbooks.models import AgentSettings
-from signals.models import Sample
+from signals.models import Sample, SignalEvent
 from tests.incidents import scenes
 from tests.incidents.escalation.postmark_server import FROM, TO, TOKEN, postmark, refused
 from tests.incidents.escalation.wire import Answer, Fault
@@ -119,6 +119,19 @@ def test_there_is_one_email_for_an_escalation_and_none_for_its_end(mail):
     resolve(event)
     run_due()
     assert len(mail.emails) == 1
+
+
+def test_what_grows_worse_is_one_email_more(mail):
+    event = handed_over()
+    run_due()
+    SignalEvent.objects.filter(pk=event.pk).update(severity="critical")
+    for _ in range(3):
+        rounds.sweep()
+        run_due()
+    first, second = mail.emails
+    assert second["Subject"] == "[BytePort] Worse: Disk pressure: /var on web-1 (critical)"
+    assert "This is critical now" in second["TextBody"]
+    assert first["Metadata"]["delivery"] != second["Metadata"]["delivery"]
 
 
 def test_a_reminder_is_sent_when_it_is_asked_for(mail, settings):
@@ -288,5 +301,5 @@ def test_its_check_says_what_the_token_is_good_for(mail, monkeypatch):
     assert mail.writes() == []
 
 
-def test_its_kinds_are_a_word_once_and_a_reminder():
-    assert CHANNEL.kinds == {Kind.ESCALATED, Kind.REMINDER}
+def test_its_kinds_are_a_word_once_another_when_it_is_worse_and_a_reminder():
+    assert CHANNEL.kinds == {Kind.ESCALATED, Kind.WORSENED, Kind.REMINDER}

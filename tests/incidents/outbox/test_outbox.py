@@ -24,7 +24,9 @@ from incidents.outbox.rounds import CONFIRM
 from incidents.outbox.write import DELIVER
 from runbooks.models import AgentSettings
 from runbooks.stage import Move
+from signals.ingest import ingest
 from signals.models import ResolvedBy, SignalEvent, Status
+from signals.reading import Reading, State
 from tests.incidents import scenes
 from tests.incidents.farend import StandInChannel, channels
 
@@ -455,6 +457,99 @@ def test_what_was_begun_and_then_held_is_looked_for_first(far):
         rounds.sweep()
         run_due()
     assert (len(far.arrived), the().status) == (1, Told.SENT)
+
+
+# --- what grows worse
+
+
+def worse(event: SignalEvent) -> None:
+    SignalEvent.objects.filter(pk=event.pk).update(severity="critical")
+
+
+def sweep_thrice() -> None:
+    for _ in range(3):
+        rounds.sweep()
+        run_due()
+
+
+def test_what_grows_worse_while_people_have_it_is_told_once_more_and_no_oftener(far):
+    event = handed_over()
+    run_due()
+    worse(event)
+    sweep_thrice()
+    assert [(note.kind, note.severity) for note in far.arrived] == [
+        (Kind.ESCALATED, "warning"),
+        (Kind.WORSENED, "critical"),
+    ]
+    assert far.arrived[1].earlier.target == f"place-{event.pk}"
+    grown = event.timeline.filter(message__startswith="It has grown worse")
+    assert [line.message for line in grown] == [
+        "It has grown worse while people have it: critical, and was told as warning."
+    ]
+
+
+def test_that_it_is_worse_is_seen_by_the_readings_themselves(far):
+    said = {"signal": "custom", "resource": scenes.VAR, "state": State.FIRING}
+    (pk,) = ingest([Reading(at=START, labels={"severity": "warning"}, **said)]).opened
+    escalate(SignalEvent.objects.get(pk=pk))
+    run_due()
+    ingest([Reading(at=START + timedelta(seconds=30), labels={"severity": "critical"}, **said)])
+    ingest([Reading(at=START + timedelta(seconds=60), labels={"severity": "warning"}, **said)])
+    sweep_thrice()
+    assert [note.severity for note in far.arrived] == ["warning", "critical"]
+
+
+def test_what_nobody_was_told_of_yet_is_told_once_as_bad_as_it_is(far):
+    AgentSettings.objects.update(dry_run=True)
+    event = handed_over()
+    run_due()
+    worse(event)
+    sweep_thrice()
+    AgentSettings.objects.update(dry_run=False)
+    sweep_thrice()
+    assert [(note.kind, note.severity) for note in far.arrived] == [(Kind.ESCALATED, "critical")]
+    assert not event.timeline.filter(message__startswith="It has grown worse").exists()
+
+
+def test_in_an_outage_that_it_is_worse_waits_behind_the_first_word(far):
+    def away(note):
+        raise Temporary("502")
+
+    far.on_send = away
+    event = handed_over()
+    run_due()
+    worse(event)
+    sweep_thrice()
+    far.on_send = lambda note: None
+    with time_machine.travel(START + timedelta(minutes=5), tick=False):
+        sweep_thrice()
+    assert [note.kind for note in far.arrived] == [Kind.ESCALATED, Kind.WORSENED]
+
+
+@pytest.mark.parametrize("over", ["cleared", "resolved"])
+def test_what_is_over_cannot_grow_worse(far, over):
+    event = handed_over()
+    run_due()
+    if over == "cleared":
+        SignalEvent.objects.update(cleared_at=START)
+    else:
+        resolve(event)
+    worse(event)
+    sweep_thrice()
+    assert Kind.WORSENED not in {note.kind for note in far.arrived}
+
+
+def test_reminders_go_on_after_it_has_grown_worse(far, settings):
+    settings.REMINDER_S = 3600
+    event = handed_over()
+    run_due()
+    for hours in (2, 4, 6, 8):
+        with time_machine.travel(START + timedelta(hours=hours), tick=False):
+            if hours == 6:
+                worse(event)
+            sweep_thrice()
+    told = [note.kind for note in far.arrived]
+    assert told == [Kind.ESCALATED, Kind.REMINDER, Kind.REMINDER, Kind.WORSENED, Kind.REMINDER]
 
 
 # --- reminders and confirmations
