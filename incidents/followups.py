@@ -1,20 +1,21 @@
 """What the record suggests to do next. Pure: each function looks at one fact and says what follows."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from byteport.core.outcome import Result
 from byteport.core.units import human_bytes, human_duration
 from incidents.markup import md_escape
 from incidents.record import Deed, Gate, Record
-from incidents.trend import figure, growth_per_day
+from incidents.trend import Growth, figure, growth_of
 from runbooks.runbook import Look
 
 # How hostctl names a step that was skipped because its tool is missing.
 NOT_INSTALLED = "installed here"
 FULL = 100.0
-FAR_DAYS = 365.0
+FAR = 48  # so many times as long as it was measured is as far as an estimate goes
 
 # What a refusal asks for, by gate. The gate's own reason (with the remedy, where it has one) goes before it.
 AFTER_REFUSAL: Mapping[str, str] = {
@@ -113,19 +114,38 @@ def unplanned(record: Record) -> Iterator[str]:
 
 
 def growing(record: Record) -> Iterator[str]:
-    """An estimate of when a file system is full, from the samples before anything was done about it."""
-    if record.signal != "disk_pressure" or record.value_last is None:
+    """When a file system is full, by the samples before anything was done: of a day, or else of half an hour."""
+    grown = (growth_of(points, until=record.acted_at) for points in (record.history, record.trend))
+    growth = next(filter(None, grown), None)
+    if record.signal != "disk_pressure" or record.value_last is None or growth is None:
         return
-    growth = growth_per_day(record.trend, until=record.acted_at)
-    days = (FULL - record.value_last) / growth if growth and growth > 0 else FAR_DAYS
-    if growth is None or not 0 <= days < FAR_DAYS:
-        return
-    shown, left = figure(record.value_last, record.unit), human_duration(timedelta(days=days).total_seconds())
-    yield (
-        f"Estimate, by a straight line through the samples before anything was done: it grows by about"
-        f" {growth:.1f} percentage points{_in_bytes(record, growth)} a day;"
-        f" from {shown} on it would be full in about {left}."
-    )
+    full = _when_full(record, growth, FULL - record.value_last)
+    if full:
+        yield (
+            f"Rough estimate, by a straight line through {growth.samples} samples of the"
+            f" {human_duration(growth.over.total_seconds())} before anything was done: it grows by about"
+            f" {growth.per_day:.1f} percentage points{_in_bytes(record, growth.per_day)} a day. From"
+            f" {figure(record.value_last, record.unit)} on it would be full {full}."
+        )
+
+
+def _when_full(record: Record, growth: Growth, left: float) -> str:
+    """A span of time, by the faster and the slower half; empty where that is too far off to be told from so little."""
+    seen_at = record.trend.points[-1].at if record.trend.points else record.detected_at
+    far_days = FAR * (growth.over / timedelta(days=1))
+    soonest_days = left / growth.fastest
+    latest_days = left / growth.slowest if growth.slowest > 0 else math.inf
+    if not 0 <= soonest_days <= far_days:
+        return ""
+    first = _to_the_minute(seen_at + timedelta(days=soonest_days))
+    if latest_days > far_days:
+        return f"on {first} UTC at the soonest: it does not grow evenly"
+    last = _to_the_minute(seen_at + timedelta(days=latest_days))
+    return f"on {first} UTC" if first == last else f"between {first} and {last} UTC, by its faster and its slower half"
+
+
+def _to_the_minute(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def raised_before(record: Record) -> Iterator[str]:

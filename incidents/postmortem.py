@@ -54,7 +54,6 @@ def title(record: Record) -> str:
 
 
 def summary(record: Record) -> str:
-    end = "Value at the end" if not record.is_open else "Latest value"
     rows = [
         ("Severity", cell(record.severity)),
         ("Status", _status(record)),
@@ -64,12 +63,20 @@ def summary(record: Record) -> str:
         ("Escalated", stamp(record.escalated_at)),
         ("Resolved", stamp(record.resolved_at)),
         ("Time to resolve", span(record.detected_at, record.resolved_at)),
-        ("Value at detection", f"{_figure(record, record.value_then)}{_against(record)}"),
-        (end, _figure(record, record.value_last)),
+        *_values(record),
         ("Runbook", cell(record.runbook)),
         ("Dry-run", _dry_run(record)),
     ]
     return _section("Summary", table(("Fact", "On record"), ((f"**{name}**", text) for name, text in rows)))
+
+
+def _values(record: Record) -> Iterator[tuple[str, str]]:
+    """Where senders judge, they need not send any."""
+    end = "Value at the end" if not record.is_open else "Latest value"
+    if record.judged_by_value or record.value_then is not None:
+        yield "Value at detection", f"{_figure(record, record.value_then)}{_against(record)}"
+    if record.judged_by_value or record.value_last is not None:
+        yield end, _figure(record, record.value_last)
 
 
 def story(record: Record) -> str:
@@ -147,7 +154,13 @@ def verification(record: Record) -> str:
     if record.looks_cut.left_out:
         rows.insert(record.looks_cut.after, (f"… {record.looks_cut.left_out:,} more …", "", "", "", ""))
     header = ("Time (UTC)", "After the last action", "Value", "Look", "What was seen")
-    return _section("Verification", table(header, rows))
+    if record.judged_by_value or any(look.value is not None for look in record.looks):
+        return _section("Verification", table(header, rows))
+    return _section("Verification", table(_without_value(header), map(_without_value, rows)))
+
+
+def _without_value(row: Sequence[str]) -> Sequence[str]:
+    return (*row[:2], *row[3:])
 
 
 def trend(record: Record) -> str:

@@ -13,7 +13,7 @@ from django.db.models.functions import RowNumber
 
 from byteport.core.errors import BytePortError
 from byteport.core.resource import ResourceRef
-from incidents.trend import Points, points_of
+from incidents.trend import HISTORY, Points, points_of
 from runbooks.diagnose import runbook_for
 from runbooks.models import STARTED, AgentAction, Approval, GateVerdict, VerificationSample
 from runbooks.runbook import RUNBOOKS, Diagnosis, ManualStep, Plan
@@ -148,6 +148,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     earlier_count: int = 0  # within RECURRENCE before this one
     advice: tuple[ManualStep, ...] = ()
     trend: Points = Points()
+    history: Points = Points()  # of a file system: the same from a day before detection on
     base_url: str = ""
 
     @property
@@ -207,6 +208,7 @@ def record_of(event: SignalEvent) -> Record:
         earlier_count=earlier_count,
         advice=advice_for(event, diagnosis) if event.escalated_at else (),
         trend=trend,
+        history=points_of(event, HISTORY) if event.signal == "disk_pressure" else Points(),
         base_url=settings.PUBLIC_URL,
     )
 

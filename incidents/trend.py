@@ -26,6 +26,7 @@ SPARK_WIDTH = 60
 FIT_SPAN = timedelta(minutes=29)
 FIT_SAMPLES = 10
 FIT_CORRELATION = 0.9
+HISTORY = timedelta(hours=24)  # looked through for growth
 
 # The verification's own looks belong to the course too. NaN and the infinities are BETWEEN nothing.
 READ = """
@@ -79,12 +80,22 @@ class Mark(msgspec.Struct, frozen=True):
     label: str
 
 
-def points_of(event: SignalEvent) -> Points:
-    """From half an hour before detection to the event's end (or to now): BUCKETS points at most."""
+class Growth(msgspec.Struct, frozen=True):
+    """The slope of a straight line, in units a day; and of the lines through either half, which tell how sure it is."""
+
+    per_day: float
+    slowest: float
+    fastest: float
+    over: timedelta  # what it was measured over
+    samples: int
+
+
+def points_of(event: SignalEvent, lead: timedelta = LEAD) -> Points:
+    """From half an hour (or `lead`) before detection to the event's end, or to now: BUCKETS points at most."""
     bounds: dict[str, Any] = {
         "fingerprint": event.fingerprint,
         "event": event.pk,
-        "start": event.detected_at - LEAD,
+        "start": event.detected_at - lead,
         "end": max(event.resolved_at or now(), event.detected_at),
         "buckets": BUCKETS,
     }
@@ -114,21 +125,25 @@ def figure(value: float | None, unit: str) -> str:
     return f"{number} {unit}".rstrip()
 
 
-def growth_per_day(points: Points, until: datetime | None = None) -> float | None:
-    """The slope of a straight line through what was measured (up to `until`), in units a day.
+def growth_of(points: Points, until: datetime | None = None) -> Growth | None:
+    """How fast it grew, by what was measured (up to `until`).
 
-    None unless there is half an hour of samples, and they do lie about on a line.
+    None unless there is half an hour of samples, they do lie about on a line, and that rises.
     """
     fitted = [point for point in points.points if until is None or point.at <= until]
     if len(fitted) < FIT_SAMPLES or fitted[-1].at - fitted[0].at < FIT_SPAN:
         return None
     days = [(point.at - fitted[0].at) / timedelta(days=1) for point in fitted]
-    values = [point.value for point in fitted]
+    values, middle = [point.value for point in fitted], len(fitted) // 2
     try:
         correlation = statistics.correlation(days, values)
     except statistics.StatisticsError:  # all the same
         return None
-    return statistics.linear_regression(days, values).slope if abs(correlation) >= FIT_CORRELATION else None
+    if correlation < FIT_CORRELATION:
+        return None
+    parts = (slice(None), slice(middle), slice(middle, None))
+    slopes = [statistics.linear_regression(days[part], values[part]).slope for part in parts]
+    return Growth(slopes[0], min(slopes), max(slopes), fitted[-1].at - fitted[0].at, len(fitted))
 
 
 def sparkline(points: Points, width: int = SPARK_WIDTH) -> str:

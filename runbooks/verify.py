@@ -14,6 +14,7 @@ from runbooks.facts import reports_end
 from runbooks.models import AgentAction, VerificationSample
 from runbooks.runbook import EventView, Judgement, Look, Plan, ProgressState, RollsOut, Runbook, Timing
 from runbooks.stage import Move, view_of
+from signals.catalog import CATALOG
 from signals.health import config_of, spent
 from signals.models import SignalEvent, Source, Status
 from signals.reading import Reading, State
@@ -35,7 +36,7 @@ def look(event: SignalEvent, at: datetime) -> Move:
     sample = VerificationSample(
         event=event,
         at=at,
-        value=reading.value if reading else None,
+        value=reading.value if reading and measures(event.signal) else None,
         look=judgement.look,
         message=judgement.message,
     )
@@ -47,6 +48,12 @@ def look(event: SignalEvent, at: datetime) -> Move:
         return Move(delay_s=pause_s, rows=(sample,))
     to = Status.RESOLVED if verified.helped else Status.ESCALATED
     return Move(to=to, reason=verified.reason, rows=(sample,))
+
+
+def measures(signal: str) -> bool:
+    """Whether a look's value is one of the signal's. Where senders judge, it is the runbook's own: pods, yes or no."""
+    known = CATALOG.get(signal)
+    return known is None or known.sends_values
 
 
 def conclude(looks: Sequence[tuple[datetime, Look]], latest: Judgement, timing: Timing, until: datetime) -> Verified:

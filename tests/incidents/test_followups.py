@@ -105,15 +105,55 @@ def growing(per_hour: float) -> Points:
 
 
 def test_a_growing_disk_gets_an_estimate_that_is_called_one():
-    text = said(trend=growing(per_hour=1.0), value_last=76.0)
-    assert "Estimate" in text
-    assert "24.0 percentage points (9.6 GB) a day" in text
-    assert "from 76.0 % on it would be full in about 1 d" in text
+    text = said(trend=growing(per_hour=1.2), value_last=76.0)
+    assert text.startswith("Rough estimate, by a straight line through 61 samples of the 30 min before anything")
+    assert "28.8 percentage points (11.5 GB) a day" in text
+    assert "From 76.0 % on it would be full on 2026-03-01 23:12 UTC." in text
+
+
+def uneven(first: float, second: float) -> Points:
+    """An hour, at another pace in either half of it (percentage points an hour)."""
+    values = [first * min(n, 60) / 120 + second * max(n - 60, 0) / 120 for n in range(121)]
+    return Points(tuple(Point(at(30 * (n - 120)), 70 + value, 0, 0) for n, value in enumerate(values)), "%")
+
+
+def test_what_grows_unevenly_is_full_some_time_between():
+    text = said(trend=uneven(2.0, 4.0), value_last=76.0)
+    assert "of the 1 h before" in text
+    assert "full between 2026-03-01 09:12 and 2026-03-01 15:12 UTC" in text
+
+
+def test_what_hardly_grew_in_one_half_has_no_latest_time():
+    text = said(trend=uneven(0.1, 4.0), value_last=76.0)
+    assert text == "" or "at the soonest: it does not grow evenly" in text
+    assert "at the soonest" in said(trend=uneven(0.4, 2.0), value_last=76.0)
+
+
+def test_a_day_is_rather_gone_by_than_half_an_hour():
+    day = Points(tuple(Point(at(360 * n), 70 + n / 240, 0, 0) for n in range(-240, 1)), "%")
+    text = said(history=day, trend=growing(per_hour=9.0), value_last=76.0)
+    assert "241 samples of the 1 d before" in text
+    assert "1.0 percentage points (400.0 MB) a day" in text
+    assert "full on 2026-03-25 03:12 UTC" in text
+
+
+def test_where_the_day_is_no_line_the_last_half_hour_counts():
+    saw = Points(tuple(Point(at(360 * n), 70 + n % 20, 0, 0) for n in range(-240, 1)), "%")
+    assert "61 samples of the 30 min" in said(history=saw, trend=growing(per_hour=2.0), value_last=76.0)
+
+
+def test_what_half_an_hour_cannot_tell_is_not_told():
+    assert said(trend=growing(per_hour=0.5), value_last=76.0) == ""
+
+
+@pytest.mark.parametrize("value", [100.1, 250.0])
+def test_what_is_full_is_not_said_to_be_some_day(value):
+    assert "would be full on" not in said(trend=growing(per_hour=1.2), value_last=value, clear=300)
 
 
 def test_without_a_known_size_the_growth_is_told_in_points_alone():
-    text = said(trend=growing(per_hour=1.0), value_last=76.0, diagnosis=None)
-    assert "24.0 percentage points a day" in text
+    text = said(trend=growing(per_hour=1.2), value_last=76.0, diagnosis=None)
+    assert "28.8 percentage points a day" in text
 
 
 @pytest.mark.parametrize("per_hour", [-1.0, 0.0, 1e-4])
@@ -126,8 +166,8 @@ def test_only_a_disk_gets_one():
 
 
 def test_the_estimate_rests_on_the_time_before_the_action():
-    emptied = Points((*growing(per_hour=1.0).points, Point(at(60), 20.0, 20.0, 20.0)), "%")
-    assert "24.0 percentage points" in said(trend=emptied, value_last=20.0, acted_at=START + timedelta(seconds=2))
+    emptied = Points((*growing(per_hour=9.0).points, Point(at(60), 20.0, 20.0, 20.0)), "%")
+    assert "216.0 percentage points" in said(trend=emptied, value_last=20.0, acted_at=START + timedelta(seconds=2))
 
 
 def out_of_memory(noted: str, reason: str = "OOMKilled") -> Diagnosis:

@@ -17,7 +17,7 @@ from incidents.trend import (
     Point,
     Points,
     figure,
-    growth_per_day,
+    growth_of,
     marks_of,
     points_of,
     sparkline,
@@ -253,24 +253,35 @@ def test_a_figure_bears_its_unit(value, unit, shown):
 
 
 def test_growth_is_the_slope_of_the_line_a_day():
-    assert growth_per_day(rising(30, per_day=12.0)) == pytest.approx(12.0)
+    growth = growth_of(rising(30, per_day=12.0))
+    assert (growth.over, growth.samples) == (timedelta(minutes=30), 181)
+    assert [growth.per_day, growth.slowest, growth.fastest] == pytest.approx([12.0, 12.0, 12.0])
+
+
+def test_the_halves_tell_how_sure_it_is():
+    bent = line([60 + place * 0.01 for place in range(100)] + [61 + place * 0.02 for place in range(100)])
+    growth = growth_of(bent)
+    assert (growth.slowest, growth.fastest) == (pytest.approx(86.4), pytest.approx(172.8))
+    assert growth.slowest < growth.per_day < growth.fastest
 
 
 def test_less_than_half_an_hour_of_samples_says_nothing():
-    assert growth_per_day(rising(20, per_day=12.0)) is None
+    assert growth_of(rising(20, per_day=12.0)) is None
 
 
 def test_few_samples_say_nothing():
-    assert growth_per_day(rising(60, per_day=12.0, step_s=600)) is None
+    assert growth_of(rising(60, per_day=12.0, step_s=600)) is None
 
 
-def test_what_is_no_line_gives_no_estimate():
+def test_what_is_no_line_or_falls_gives_no_estimate():
     zigzag = line([60.0, 70.0] * 120)
-    assert growth_per_day(zigzag) is None
-    assert growth_per_day(line([60.0] * 240)) is None
+    assert growth_of(zigzag) is None
+    assert growth_of(line([60.0] * 240)) is None
+    assert growth_of(rising(30, per_day=-12.0)) is None
 
 
 def test_what_came_after_the_action_is_not_part_of_the_growth():
     before = rising(30, per_day=12.0)
     after = tuple(Point(at(1800 + 10 * n), 20.0, 20.0, 20.0) for n in range(1, 30))
-    assert growth_per_day(Points((*before.points, *after), "%"), until=at(1801)) == pytest.approx(12.0)
+    growth = growth_of(Points((*before.points, *after), "%"), until=at(1801))
+    assert growth.per_day == pytest.approx(12.0)

@@ -10,6 +10,8 @@ import time_machine
 from byteport import loop
 from byteport.core.clock import now
 from runbooks.models import AgentSettings
+from runbooks.verify import measures
+from signals.catalog import CATALOG
 from signals.ingest import ingest
 from signals.metrics import MetricSourceBase, Options, floor
 from signals.models import SignalEvent, Source
@@ -83,3 +85,9 @@ def test_a_vendor_that_says_nothing_ends_with_a_person_once_its_own_delay_is_ove
     assert "Could not verify" in event.reason
     fixed_at = max(action.finished_at for action in event.actions.all())
     assert event.samples.latest("at").at - fixed_at >= timedelta(seconds=120) + timedelta(minutes=4)
+
+
+@pytest.mark.parametrize("signal", sorted(CATALOG))
+def test_what_a_runbook_counts_for_itself_is_not_kept_as_a_value_of_a_signal_that_has_none(signal):
+    assert measures(signal) == CATALOG[signal].sends_values
+    assert measures("a signal of one's own")

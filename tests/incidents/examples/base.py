@@ -16,8 +16,8 @@ def at(seconds: float) -> datetime:
 
 
 def course() -> Points:
-    """A disk that fills by 7.2 percentage points an hour, is cleaned up 5 s after detection, and stays at 71 %."""
-    before = [(seconds, 91.2 + seconds * 0.002) for seconds in range(-1800, 1, 30)]
+    """A disk that fills by 6 to 8 percentage points an hour, is cleaned up 5 s after detection, and stays at 71 %."""
+    before = [(seconds, 91.2 + seconds * 0.0022 + max(-900 - seconds, 0) * 0.0005) for seconds in range(-1800, 1, 30)]
     values = [*before, (10, 84.0), (20, 71.4), (40, 71.3), (50, 71.3), (60, 71.4)]
     return Points(tuple(Point(at(seconds), value, value, value) for seconds, value in values), "%")
 

@@ -19,7 +19,7 @@ UNMEASURED = Points()
 
 
 def view(number: int, signal: str, resource: ResourceRef, **more: Any) -> EventView:
-    known = {"detail": "", "severity": "critical", "value": 1.0, "threshold": 0.0, "source": "kubernetes", **more}
+    known = {"detail": "", "severity": "critical", "value": None, "threshold": None, "source": "kubernetes", **more}
     return EventView(id=number, signal=signal, resource=resource, detected_at=START, **known)
 
 
@@ -47,7 +47,7 @@ def treated(
     step, label, ended = plan.steps[0], event.resource.label, f"3 good looks in a row; the latest: {good}"
     where = f"byteport.io/auto-remediate of namespace {event.resource.namespace} in {event.resource.place}"
     told = f"{label} was changed: {'; '.join(changes)}"
-    more = {"value_last": 0.0, **more}
+    more = {"value_last": None, **more}
     return msgspec.structs.replace(
         CLEANUP_LOGS,
         id=event.id, signal=event.signal, title=known.title, unit=known.unit, label=label, resource=str(event.resource),

@@ -11,7 +11,7 @@ from tests.incidents.examples.kubernetes import CART, treated, view
 POD = "cart-5b6c9d7f4b-x2x9q"
 
 EXAMPLE = treated(
-    view(41, "pod_crashloop", CART, detail="cart 137", severity="warning", value=4.0, threshold=2.0),
+    view(41, "pod_crashloop", CART, detail="cart 137", severity="warning", value=4.0),
     restart_with_backoff.RUNBOOK,
     restart_with_backoff.Found(
         target=str(CART),
