@@ -6,12 +6,12 @@ from itertools import groupby
 from operator import attrgetter
 
 import msgspec
-from django.db.models import Count, Q
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 
 from byteport.core.errors import BytePortError
 from incidents.escalation.channel import CHANNELS, Message
 from incidents.models import Delivery, Told
-from incidents.outbox.note import note_of
+from incidents.outbox.note import DRILLS, note_of
 from incidents.outgoing.trouble import REMEDY, deaf_webhooks
 from signals.models import SignalEvent, Status
 
@@ -42,8 +42,13 @@ class HandOver(msgspec.Struct, frozen=True):
 def hand_over(at: datetime) -> HandOver:
     """Three queries."""
     ready = tuple(channel.title for channel in CHANNELS.values() if channel.setup().ready)
-    untold = 0 if ready else SignalEvent.objects.filter(status=Status.ESCALATED).count()
-    return HandOver(ready, untold, (*_troubles(at), *_deaf(at)))
+    return HandOver(ready, 0 if ready else _untold().count(), (*_troubles(at), *_deaf(at)))
+
+
+def _untold() -> QuerySet[SignalEvent]:
+    """Handed over, and nobody has heard of it. Of drills nobody would."""
+    told = Delivery.objects.filter(event=OuterRef("pk"), status=Told.SENT)
+    return SignalEvent.objects.filter(~Exists(told), status=Status.ESCALATED).exclude(fleet=DRILLS)
 
 
 def what_to_set() -> str:

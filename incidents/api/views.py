@@ -66,6 +66,13 @@ class PagesOfNames(Pages):
     ordering = "pk"
 
 
+class PagesOfTexts(Pages):
+    """For what is long, and for a draft rendered."""
+
+    page_size = 20
+    max_page_size = 50
+
+
 class IncidentFilter(filters.FilterSet):  # type: ignore[misc]
     status = filters.MultipleChoiceFilter(choices=SignalEvent._meta.get_field("status").choices or [])
     open = filters.BooleanFilter(method="only_open", label="open or resolved")
@@ -174,6 +181,7 @@ class PostmortemViewSet(ReadOnly):
 
     queryset = SignalEvent.objects.all()
     serializer_class = forms.PostmortemSerializer
+    pagination_class = PagesOfTexts
     filterset_class = PostmortemFilter
 
 

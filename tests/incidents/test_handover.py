@@ -71,6 +71,15 @@ def test_with_no_channel_every_page_says_that_nobody_was_told_and_what_to_set(op
         assert "BYTEPORT_PIGEON_LOFT, BYTEPORT_PIGEON_NAME (Pigeon)" in shown
 
 
+def test_what_people_have_heard_of_before_and_what_is_a_drill_is_not_said_to_be_told_to_nobody(operator, pigeon):
+    pigeon.state = UNSET
+    scenes.delivery(scenes.incident("escalated"), "pigeon", "sent", sent_at=now())
+    scenes.incident("escalated", ResourceRef("host", "web-1", "drill", "d1"))
+    assert "Nobody was told." not in page(operator, "/")
+    scenes.delivery(scenes.incident("escalated"), "pigeon", "held")
+    assert "<strong>Nobody was told.</strong> 1 incident was handed over" in page(operator, "/")
+
+
 def test_with_nothing_to_tell_or_a_way_to_tell_it_no_page_says_so(operator, pigeon):
     scenes.incident("escalated")
     assert "Nobody was told." not in page(operator, "/")
