@@ -21,7 +21,7 @@ DIAGNOSIS = Diagnosis(
     evidence=("/var is 91 % full.", "42 rotated logs: 6.3 GB."),
     inference="6.3 GB can be freed.",
     confident=False,
-    facts={"mount": {"percent": 91.0}},
+    facts={"mount": {"mount": "/var", "percent": 91.0}},
 )
 
 
