@@ -41,6 +41,7 @@ from signals.untrusted import MalformedError
 
 PROBLEMS = {(status, CONTENT_TYPE): forms.Problem for status in (400, 401, 403, 404, 429)}
 WRITE_PROBLEMS = {**PROBLEMS, **{(status, CONTENT_TYPE): forms.Problem for status in (409, 412, 415, 422)}}
+PLAN_HASH = "9f2c1d4e8a7b3c60"  # in examples
 IDEMPOTENCY = OpenApiParameter(HEADER, str, OpenApiParameter.HEADER, description="The same key: carried out once.")
 
 
@@ -132,7 +133,10 @@ class IncidentViewSet(Idempotent, ReadOnly):
         return Response(incident_document(event, record_of(event)))
 
     @extend_schema(
-        request=forms.Approve, responses={200: forms.IncidentSerializer, **WRITE_PROBLEMS}, parameters=[IDEMPOTENCY]
+        request=forms.Approve,
+        responses={200: forms.IncidentSerializer, **WRITE_PROBLEMS},
+        parameters=[IDEMPOTENCY],
+        examples=[OpenApiExample("The plan that was shown", value={"plan_hash": PLAN_HASH}, request_only=True)],
     )
     @action(detail=True, methods=["POST"])
     def approve(self, request: Request, pk: str) -> Response:
@@ -140,7 +144,12 @@ class IncidentViewSet(Idempotent, ReadOnly):
         return self._decide(request, forms.Approve, operate.approve)
 
     @extend_schema(
-        request=forms.Refuse, responses={200: forms.IncidentSerializer, **WRITE_PROBLEMS}, parameters=[IDEMPOTENCY]
+        request=forms.Refuse,
+        responses={200: forms.IncidentSerializer, **WRITE_PROBLEMS},
+        parameters=[IDEMPOTENCY],
+        examples=[
+            OpenApiExample("Not now", value={"plan_hash": PLAN_HASH, "why": "We are in a release."}, request_only=True)
+        ],
     )
     @action(detail=True, methods=["POST"])
     def refuse(self, request: Request, pk: str) -> Response:
@@ -286,6 +295,7 @@ def _ingested(readings: list[Reading]) -> Response:
     return Response(forms.SignalsAnswer(answer).data, status=HTTPStatus.ACCEPTED)
 
 
+@with_etags
 class AgentView(Idempotent, APIView):
     """The agent as a whole: dry-run and the kill switch."""
 
@@ -297,7 +307,13 @@ class AgentView(Idempotent, APIView):
         return _agent()
 
     @extend_schema(
-        request=forms.AgentChange, responses={200: forms.AgentState, **WRITE_PROBLEMS}, parameters=[IDEMPOTENCY]
+        request=forms.AgentChange,
+        responses={200: forms.AgentState, **WRITE_PROBLEMS},
+        parameters=[IDEMPOTENCY],
+        examples=[
+            OpenApiExample("A pause", value={"paused": True, "why": "We are moving racks."}, request_only=True),
+            OpenApiExample("Dry-run off", value={"dry_run": False}, request_only=True),
+        ],
     )
     def patch(self, request: Request) -> Response:
         return self.once(request, lambda: _switched(checked(forms.AgentChange, request), actor(request)))
@@ -317,6 +333,7 @@ def _switched(wanted: Mapping[str, Any], who: str) -> Response:
     return _agent()
 
 
+@with_etags
 class PolicyListView(APIView):
     """The policies of all signals and runbooks."""
 
@@ -325,6 +342,7 @@ class PolicyListView(APIView):
         return Response([msgspec.to_builtins(each) for each in policies.all_policies()])
 
 
+@with_etags
 class PolicyView(Idempotent, APIView):
     """One policy."""
 

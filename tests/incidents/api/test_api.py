@@ -180,11 +180,13 @@ def test_a_record_and_a_postmortem_can_be_read():
     assert client.get(f"/api/v1/postmortems/{event.pk}/").json()["markdown"].startswith("#")
 
 
-def test_who_has_it_already_is_spared_it():
+@pytest.mark.parametrize("name", [*LISTS, "policies/disk_pressure"])
+def test_who_has_it_already_is_spared_it(name):
     scenes.incident()
-    client = calling()
-    first = client.get("/api/v1/incidents/")
-    assert client.get("/api/v1/incidents/", headers={"If-None-Match": first["ETag"]}).status_code == 304
+    client, path = calling(Role.VIEWER), f"/api/v1/{name}/"
+    first = client.get(path)
+    assert client.get(path, headers={"If-None-Match": first["ETag"]}).status_code == 304
+    assert client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
 def test_a_source_tells_no_secret():

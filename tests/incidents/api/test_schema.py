@@ -74,3 +74,11 @@ def test_the_curl_examples_of_the_documentation_work_as_they_are_pasted():
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert SignalEvent.objects.count() == 1
     assert AgentSettings.objects.get().paused_reason == "we are moving racks"
+
+
+def test_every_write_shows_an_example():
+    paths = SchemaGenerator().get_schema(public=True)["paths"]
+    writes = {(method, at): one for at, item in paths.items() for method, one in item.items() if "requestBody" in one}
+    assert len(writes) >= 5
+    shown = {at for at, one in writes.items() if one["requestBody"]["content"]["application/json"].get("examples")}
+    assert shown == set(writes)
