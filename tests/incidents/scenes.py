@@ -25,6 +25,10 @@ DIAGNOSIS = Diagnosis(
 )
 
 
+def diagnosis_of(resource: ResourceRef) -> Diagnosis:
+    return msgspec.structs.replace(DIAGNOSIS, facts={"mount": {"mount": resource.name, "percent": 91.0}})
+
+
 def plan_for(resource: ResourceRef) -> Plan:
     steps = (
         Step("journal", "host.journal_vacuum", str(resource), "Vacuum the journal"),
@@ -74,7 +78,7 @@ def planned(status: str, resource: ResourceRef = VAR, **fields: Any) -> SignalEv
         status,
         resource,
         runbook="cleanup_logs",
-        diagnosis=msgspec.to_builtins(DIAGNOSIS),
+        diagnosis=msgspec.to_builtins(diagnosis_of(resource)),
         plan=msgspec.to_builtins(plan),
         plan_hash=plan.hash,
         **fields,
