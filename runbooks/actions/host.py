@@ -1,4 +1,7 @@
-"""Changes to hosts, all of them verbs of `hostctl`, which keeps a journal of their ids on the host itself."""
+"""Changes to hosts, all of them verbs of `hostctl`, which keeps a journal of their ids on the host itself.
+
+The fence reads a host's opt-in right before a verb leaves for it, whatever the gates have seen.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -13,14 +16,30 @@ from byteport.core.outcome import ActionOutcome, Result
 from byteport.core.resource import ResourceRef
 from runbooks.action import ActionCall, Probe, ProbeState
 from runbooks.actions.fence import Permit, admit, opened
+from runbooks.host_opt_in import host_opt_in
+
+
+class HostPermit(msgspec.Struct, frozen=True):
+    """Admits one verb on one host, if that is opted in at this moment."""
+
+    permit: Permit
+    target: ResourceRef
+    opt_in: str
+
+    def refusal(self, call: object) -> str:
+        if self.permit.refusal(call) or not self.opt_in:
+            return self.permit.refusal(call)
+        found = host_opt_in(self.target, self.opt_in)
+        return "" if found.given else f"it is not opted in to `{self.opt_in}` ({found.where}: {found.found})"
 
 
 class HostAction(msgspec.Struct, frozen=True):
-    """One changing verb of `hostctl`."""
+    """One changing verb of `hostctl`. `opt_in`: the word it takes; none for what only takes back BytePort's own."""
 
     name: str
     title: str
     verb: str
+    opt_in: str
     timeout_s: float = 180.0
 
     @property
@@ -34,7 +53,7 @@ class HostAction(msgspec.Struct, frozen=True):
         return ActionOutcome(Result.SIMULATED, answer.reason, answer.result)
 
     def execute(self, call: ActionCall) -> ActionOutcome:
-        with opened(_permit(call.target, self.verb)):
+        with opened(HostPermit(_permit(call.target, self.verb), call.target, self.opt_in)):
             answer = _send(call.target, self._request(call), timeout_s=self.timeout_s)
         if answer.status == "refused" and answer.reason in ("running", "interrupted"):
             raise Temporary(f"{self.verb} was begun under this id already: {answer.reason}", delay_s=2.0)
@@ -86,12 +105,21 @@ def _probe_of(found: dict[str, Any], started_at: datetime) -> Probe:
 
 
 ACTIONS = (
-    HostAction("host.journal_vacuum", "Vacuum the system journal to 50 MB", "journal_vacuum"),
-    HostAction("host.delete_rotated_logs", "Delete rotated logs older than 7 days", "delete_rotated_logs"),
-    HostAction("host.container_prune", "Prune unused container images and artefacts", "container_prune"),
-    HostAction("host.clear_tmp", "Clear files in /tmp unused for 48 h", "clear_tmp"),
-    HostAction("host.adjust_oom_score", "Protect bystanders from being killed for want of memory", "adjust_oom_score"),
-    HostAction("host.restore_oom_score", "Put the bystanders' oom_score_adj back", "restore_oom_score"),
-    HostAction("host.restart_unit", "Restart a systemd unit that is labelled safe to restart", "restart_unit"),
-    HostAction("host.restart_container", "Restart a container that is labelled safe to restart", "restart_container"),
+    HostAction("host.journal_vacuum", "Vacuum the system journal to 50 MB", "journal_vacuum", "disk"),
+    HostAction("host.delete_rotated_logs", "Delete rotated logs older than 7 days", "delete_rotated_logs", "disk"),
+    HostAction("host.container_prune", "Prune unused container images and artefacts", "container_prune", "disk"),
+    HostAction("host.clear_tmp", "Clear files in /tmp unused for 48 h", "clear_tmp", "disk"),
+    HostAction(
+        "host.adjust_oom_score", "Protect bystanders from being killed for want of memory", "adjust_oom_score", "memory"
+    ),
+    HostAction("host.restore_oom_score", "Put the bystanders' oom_score_adj back", "restore_oom_score", ""),
+    HostAction(
+        "host.restart_unit", "Restart a systemd unit that is labelled safe to restart", "restart_unit", "memory"
+    ),
+    HostAction(
+        "host.restart_container",
+        "Restart a container that is labelled safe to restart",
+        "restart_container",
+        "memory",
+    ),
 )

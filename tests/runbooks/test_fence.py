@@ -2,6 +2,7 @@
 its journal."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -12,11 +13,12 @@ from byteport.clients.hosts.reader import read
 from byteport.core.errors import Permanent, Refused
 from byteport.core.outcome import Result
 from byteport.core.resource import ResourceRef
+from byteport.drills import drill
 from byteport.drills.volume import Volume
 from runbooks.action import ACTIONS, ActionCall, ProbeState
 from runbooks.actions import host
 from runbooks.actions.fence import Permit, admit, opened
-from runbooks.hostctl import VERBS
+from runbooks.hostctl import VERBS, Roots
 
 pytestmark = pytest.mark.django_db
 CLEAR_TMP = Permit("host", "web-1", "clear_tmp", "host/web-1/mount/%2F")
@@ -28,6 +30,7 @@ def volume(monkeypatch):
     made = Volume.make()
     (made.path / "var" / "log").mkdir(parents=True)
     (made.path / "tmp").mkdir()
+    drill.opt_in(made.path, "disk")
     yield ResourceRef("host", local_name(), "drill", made.name)
     made.remove()
 
@@ -77,6 +80,36 @@ def test_a_host_that_is_not_in_the_inventory_is_not_reached():
     call = ActionCall(str(uuid4()), "host.clear_tmp", ResourceRef("host", "elsewhere", "mount", "/"))
     with pytest.raises(Permanent, match="knows no way"):
         ACTIONS["host.clear_tmp"].execute(call)
+
+
+CHANGING = [name for name in ACTIONS if name.startswith("host.") and name != "host.restore_oom_score"]
+
+
+@pytest.mark.parametrize("words", ["", "off", "rollback"])
+@pytest.mark.parametrize("name", CHANGING)
+def test_without_the_opt_in_no_verb_leaves_for_a_host(volume, name, words):
+    (drill_folder(volume) / "etc/byteport/annotations").write_text(f"byteport.io/auto-remediate: {words}\n")
+    call = ActionCall(str(uuid4()), name, volume)
+    with pytest.raises(Refused, match=r"not opted in to `(disk|memory)`"):
+        ACTIONS[name].execute(call)
+    assert read(local_name(), "probe", action_id=call.id)["state"] == "absent"
+
+
+def test_each_verb_takes_the_word_of_its_own_runbook(volume):
+    """`disk` is there, and lets nothing be restarted."""
+    for name in ("host.restart_unit", "host.restart_container", "host.adjust_oom_score"):
+        with pytest.raises(Refused, match="not opted in to `memory`"):
+            ACTIONS[name].execute(ActionCall(str(uuid4()), name, volume))
+
+
+def test_what_byteport_changed_is_put_back_also_when_the_opt_in_was_taken_back(volume):
+    (drill_folder(volume) / "etc/byteport/annotations").unlink()
+    outcome = ACTIONS["host.restore_oom_score"].execute(ActionCall(str(uuid4()), "host.restore_oom_score", volume))
+    assert outcome.result is not Result.REFUSED
+
+
+def drill_folder(volume: ResourceRef) -> Path:
+    return Path(Roots.of_this_host().drills) / volume.name
 
 
 def test_the_same_action_id_acts_once_on_the_host(volume):

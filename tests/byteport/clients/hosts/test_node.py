@@ -349,6 +349,7 @@ def row():
 @pytest.mark.django_db
 def test_a_job_that_is_given_up_in_mid_action_is_found_in_the_nodes_journal_and_not_repeated(cluster, node, machine):
     row()
+    node.opt_in("disk")
     noted = machine.program(
         "journalctl",
         'case "$1" in --vacuum*) while [ ! -e /tmp/go ]; do sleep 0.05; done; echo "freed 8.0M of archived" ;;'

@@ -249,6 +249,7 @@ def test_a_connection_that_is_cut_in_mid_action_repeats_nothing():
     """The sshd is killed while journalctl runs; it goes on without us, and the probe finds out how it ended."""
     with running("web-1") as [host]:
         Host.objects.create(**host.row())
+        host.opt_in("disk")
         gate = host.base / "gate"
         os.mkfifo(gate)
         noted = host.program(
@@ -284,6 +285,7 @@ def test_a_connection_that_is_cut_in_mid_action_repeats_nothing():
 def test_a_connection_that_is_cut_before_anything_began_leaves_it_to_be_done():
     with running("web-1") as [host]:
         Host.objects.create(**host.row())
+        host.opt_in("disk")
         old = old_file(host.base / "var/log/app.log.1.gz", days=9)
         call, action = call_for(host, "host.delete_rotated_logs"), ACTIONS["host.delete_rotated_logs"]
         Host.objects.update(port=1)  # nobody listens there
