@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from django.conf import settings
@@ -20,11 +20,13 @@ Say = Callable[[str, str], None]  # (process name, line)
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """A process to keep running. `once`: it is expected to end, and is not started again."""
+    """A process to keep running. `once`: it is expected to end, and is not started again. `environment`: what is added
+    to ours."""
 
     name: str
     argv: tuple[str, ...]
     once: bool = False
+    environment: Mapping[str, str] = {}
 
 
 def manage(*arguments: str) -> tuple[str, ...]:
@@ -55,7 +57,7 @@ class Child:
             errors="replace",
             # A session of its own: Ctrl-C reaches BytePort alone, which then stops its processes in order.
             start_new_session=True,
-            env={**os.environ, "BYTEPORT_LOG_FORMAT": "console", "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "BYTEPORT_LOG_FORMAT": "console", "PYTHONUNBUFFERED": "1", **self.spec.environment},
         )
         threading.Thread(target=self._read_log, args=(self.process,), daemon=True).start()
 

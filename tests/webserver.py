@@ -1,9 +1,8 @@
-"""The web process itself: gunicorn, with the threads that `manage.py up` gives it, on a free port."""
+"""The web process itself, as `manage.py up` runs it, on a free port."""
 
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from urllib.parse import quote
 
 from django.conf import settings
 from django.db import connection
+
+from byteport.management.commands.up import processes
 
 PATIENCE_S = 30.0
 
@@ -33,15 +34,14 @@ def address_of_test_database() -> str:
 def serving(database_url: str) -> Iterator[int]:
     """Runs it until the end of the block. Yields its port as soon as something listens there."""
     port = free_port()
+    web = processes("127.0.0.1", port)[0]
+    own = {"DATABASE_URL": database_url, "BYTEPORT_SECRET_KEY": settings.SECRET_KEY}
     process = subprocess.Popen(
-        [
-            sys.executable, "-m", "gunicorn", "byteport.wsgi", "--chdir", str(settings.BASE_DIR), "--bind",
-            f"127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "16", "--no-control-socket",
-        ],
-        env={**os.environ, "DATABASE_URL": database_url, "BYTEPORT_SECRET_KEY": settings.SECRET_KEY},
+        web.argv,
+        env={**os.environ, **web.environment, **own},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     try:
         wait_until_it_listens(process, port)
         yield port

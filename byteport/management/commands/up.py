@@ -108,6 +108,10 @@ class Command(BaseCommand):
         os.write(sys.stdout.fileno(), f"{text}\n".encode(errors="replace"))
 
 
+# Each of its threads would otherwise have a heap of its own, none of which gives back what a flood of alerts has taken.
+WEB_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
+
+
 def processes(host: str, port: int) -> list[Spec]:
     """The three kinds of process that make up BytePort."""
     web = (
@@ -115,7 +119,11 @@ def processes(host: str, port: int) -> list[Spec]:
         f"{host}:{port}", "--worker-class", "gthread", "--workers", "1", "--threads", "16", "--timeout", "60",
         "--graceful-timeout", "5", "--log-level", "warning", "--no-control-socket",
     )  # fmt: skip
-    return [Spec("web", web), Spec("worker", manage("worker")), Spec("watch", manage("watch"))]
+    return [
+        Spec("web", web, environment=WEB_ENVIRONMENT),
+        Spec("worker", manage("worker")),
+        Spec("watch", manage("watch")),
+    ]
 
 
 def require_free_port(host: str, port: int) -> None:
