@@ -12,13 +12,14 @@ RUNTIME := .venv/.runtime-installed
 DEVELOPMENT := .venv/.development-installed
 
 TEST_WORKERS ?= 2
+PYTEST = $(VENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist worksteal
 # A program, the packages that bring it, the tests that need it.
 TEST_PROGRAMS := 'chromium|chromium fonts-dejavu-core|the browser tests' \
 	'sshd|openssh-server|the tests of hosts reached by SSH' \
 	'prometheus-alertmanager|prometheus prometheus-alertmanager|the tests with a real Prometheus'
 ARGS ?=
 
-.PHONY: help setup run test lint bench lock clean programs
+.PHONY: help setup run test proof lint bench lock clean programs
 
 help: ## Lists the targets.
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 12
@@ -30,8 +31,11 @@ setup: $(RUNTIME) ## Makes .venv with the exact requirements, the database and t
 run: $(RUNTIME) ## Runs all of BytePort on this machine until Ctrl-C.
 	@exec $(VENV_PYTHON) manage.py up $(ARGS)
 
-test: $(DEVELOPMENT) programs ## Runs the tests.
-	$(VENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist worksteal $(ARGS)
+test: $(DEVELOPMENT) programs ## Runs the tests, but for the proofs.
+	$(PYTEST) -m 'not proof' $(ARGS)
+
+proof: $(DEVELOPMENT) programs ## Runs the proofs: drills, browsers, workers killed at every boundary.
+	$(PYTEST) -m proof $(ARGS)
 
 lint: $(DEVELOPMENT) ## Checks style, types, the order of imports, the chart's rights and missing migrations.
 	$(VENV_PYTHON) -m ruff check

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from django.conf import settings as django_settings
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from hypothesis import settings
 
 from byteport import embedded
@@ -21,6 +23,16 @@ def pytest_configure(config: pytest.Config) -> None:
     server = embedded.running()
     server.__enter__()
     config.add_cleanup(lambda: server.__exit__(None, None, None))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_would_only_take_time() -> Iterator[None]:
+    """A password is hashed once instead of a million times over, in the same way; and the static files are looked for
+    when they are asked for, not whenever a test makes a client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PBKDF2PasswordHasher, "iterations", 1)
+        patch.setattr(django_settings, "WHITENOISE_AUTOREFRESH", True, raising=False)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -69,11 +69,13 @@ def web(folder):
         process.wait(PATIENCE_S)
 
 
+@pytest.mark.proof
 def test_the_copied_files_are_all_that_the_commands_need(image):
     setup = ["python", "manage.py", "check", "--fail-level", "ERROR"]
     run(image, *setup, DATABASE_URL="postgres://none", BYTEPORT_SECRET_KEY="x" * 50)
 
 
+@pytest.mark.proof
 @pytest.mark.django_db(transaction=True)
 def test_the_web_process_serves_pages_styles_and_its_health_check(image):
     with web(image) as port:

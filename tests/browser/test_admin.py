@@ -23,6 +23,7 @@ CHROMIUM = shutil.which("chromium") or ""
 HOSTILE = ResourceRef("host", '"><script>alert(1)</script>', "mount", "<img src=x onerror=alert(2)>")
 
 pytestmark = [
+    pytest.mark.proof,
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (apt-get install chromium)"),
     pytest.mark.django_db(transaction=True),

@@ -19,6 +19,8 @@ import pytest
 
 from byteport import embedded
 
+pytestmark = pytest.mark.proof
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE_S = 120  # against hanging; no measure of speed
 

@@ -182,6 +182,7 @@ def test_a_package_that_carries_more_than_ids_is_refused() -> None:
 # --- running
 
 
+@pytest.mark.proof
 def test_each_of_ten_thousand_tasks_runs_once_over_several_pools(spawn_workers: Spawn, stamps: Path) -> None:
     for _ in range(2):
         spawn_workers(workers=2)

@@ -39,6 +39,7 @@ def applied(process):
     return json.loads(out)["applied"]
 
 
+@pytest.mark.proof
 def test_two_at_once_set_a_database_up_once_and_a_third_finds_nothing_to_do(empty_database):
     first, second = [applied(process) for process in (begun(empty_database), begun(empty_database))]
     assert "runbooks.0001_initial" in first + second

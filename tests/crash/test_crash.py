@@ -22,7 +22,7 @@ from tests.processes import exit_code, forked
 
 LEASE = timedelta(seconds=0.1)
 MOST_DEATHS = 300
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]
+pytestmark = [pytest.mark.proof, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("quick")]
 
 
 @pytest.fixture(autouse=True)

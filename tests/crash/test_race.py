@@ -21,7 +21,7 @@ from tests.processes import exit_code, forked
 from tests.standin import RESOURCE, Platform, installed
 
 ALIVE = timedelta(seconds=30)  # a lease that nobody outlives
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.proof, pytest.mark.django_db(transaction=True)]
 PROCESSES = 8
 
 

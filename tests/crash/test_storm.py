@@ -20,7 +20,7 @@ from signals.reading import Reading, State
 from tests.crash.test_race import together
 from tests.standin import Platform, installed
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.proof, pytest.mark.django_db(transaction=True)]
 HOSTS = 60
 ENDED = ("resolved", "escalated")
 PATIENCE_S = 100.0

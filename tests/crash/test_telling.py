@@ -43,7 +43,7 @@ from tests.processes import exit_code, forked
 LEASE = timedelta(seconds=0.15)
 LABELS = ("byteport", "severity:warning", "bad_weather")
 CHUNKS = 2  # shared out between the test runner's processes
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.proof, pytest.mark.django_db(transaction=True)]
 
 FarSide = Callable[[], Any]
 

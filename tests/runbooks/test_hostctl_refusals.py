@@ -508,6 +508,7 @@ def plant(top: Path, victim: Path, things: list[tuple[Any, ...]]) -> dict[Path, 
     return plain
 
 
+@pytest.mark.proof
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(things=THINGS, which=st.sampled_from(["log", "tmp"]))
 def test_nothing_but_eligible_files_ever_disappears(things: list[tuple[Any, ...]], which: str) -> None:

@@ -40,6 +40,7 @@ def token_of(role: Role) -> str:
     return ApiToken.objects.create(user, name="t", scopes=list(Scope))[1]
 
 
+@pytest.mark.proof
 def test_whatever_is_sent_is_answered_as_the_document_says():
     seeds.plant()
     scenes.planned("escalated")
