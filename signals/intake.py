@@ -55,18 +55,34 @@ class Intake:
 
     def __init__(self) -> None:
         self._waiting: deque[Delivery] = deque()
-        self._leading = threading.Lock()
+        self._is_led = False  # somebody is at it
+        self._settled = threading.Condition()
 
     def keep(self, delivery: Delivery) -> Ingested:
         """Returns once it is committed. Raises ReplayError, SourceGoneError or DatabaseError: nothing of it is kept."""
-        self._waiting.append(delivery)
-        with self._leading:
-            while not delivery.is_settled:
-                _settle(self._next())
+        with self._settled:
+            self._waiting.append(delivery)
+        while not delivery.is_settled:
+            self._lead_or_wait(delivery)
         if delivery.ingested is None:
             assert delivery.error is not None
             raise delivery.error
         return delivery.ingested
+
+    def _lead_or_wait(self, delivery: Delivery) -> None:
+        """Whoever is settled goes at once, and need not wait for those of the next turn."""
+        with self._settled:
+            self._settled.wait_for(lambda: delivery.is_settled or not self._is_led)
+            if delivery.is_settled:
+                return
+            taken = self._next()
+            self._is_led = True
+        try:
+            _settle(taken)
+        finally:
+            with self._settled:
+                self._is_led = False
+                self._settled.notify_all()
 
     def _next(self) -> list[Delivery]:
         taken, size = [self._waiting.popleft()], 0
