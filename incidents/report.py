@@ -15,7 +15,7 @@ from incidents.record import Record, clear_threshold
 from signals.models import SignalEvent
 
 RENAMED = {"deeds": "actions", "deeds_cut": "actions_cut", "looks": "samples", "looks_cut": "samples_cut"}
-INTERNAL = ("base_url", "trend")
+INTERNAL = ("base_url", "trend", "history")
 PAGE = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n{body}\n</html>'
 
 
