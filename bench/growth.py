@@ -125,9 +125,7 @@ def lengthen(first: int) -> None:
 def look(client: Client, length: str, took: dict[str, list[float]]) -> None:
     """A signal that opens an event; its stages up to what dry-run has to say, every gate among them; two pages."""
     opened = deque[int]()
-    took[f"open_event {length}"] += timed(
-        lambda: opened.extend(ingest([firing(f"h-{time.time_ns()}")]).opened), SIGNALS
-    )
+    took[f"open_event {length}"] += timed(lambda: opened.extend(ingest([firing()]).opened), SIGNALS)
     with installed(Platform()):
         took[f"first_stages {length}"] += timed(lambda: first_stages(opened.popleft()), SIGNALS)
     took[f"list_page {length}"] += timed(lambda: page(client, "/incidents/"), LOOKS)
