@@ -16,6 +16,8 @@ import django
 import bench
 from byteport import embedded
 
+HELPERS = ("__main__", "load")  # what measures nothing by itself
+
 
 @contextmanager
 def own_database() -> Iterator[None]:
@@ -34,7 +36,7 @@ def own_database() -> Iterator[None]:
 def main(names: list[str]) -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "byteport.settings")
     os.environ.setdefault("BYTEPORT_LOG_LEVEL", "ERROR")
-    known = [module.name for module in pkgutil.iter_modules(bench.__path__) if module.name != "__main__"]
+    known = [module.name for module in pkgutil.iter_modules(bench.__path__) if module.name not in HELPERS]
     unknown = set(names) - set(known)
     if unknown:
         sys.exit(f"no such measurement: {', '.join(sorted(unknown))}; there are: {', '.join(known)}")

@@ -28,6 +28,7 @@ SINGLES, SINGLE_CONNECTIONS = 4000, 16
 
 def run() -> Iterator[dict[str, Any]]:
     make_partitions()
+    Source.objects.all().delete()
     for kind in ("alertmanager", "generic"):
         Source.objects.create(slug=kind, kind=kind, sealed_secret=seal(SECRET))
     with serving(address_of_test_database()) as port:
