@@ -1,6 +1,7 @@
 """The admin of outgoing webhooks: who is called, what became of it, and what a person can do about it."""
 
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
@@ -81,6 +82,15 @@ class OutgoingWebhookAdmin(AuditedAdmin):
         lines = format_html_join("", "<li>{} {}: {} {}</li>", rows)
         every = reverse("admin:signals_outgoingevent_changelist", query={"webhook": obj.name})
         return format_html('<ul>{}</ul><a href="{}" class="text-link">All of them</a>', lines, every)
+
+    def get_deleted_objects(
+        self, objs: Iterable[OutgoingWebhook], request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        """Its events go with it: counted, since they can be very many, and nobody may delete one by itself."""
+        webhooks = list(objs)
+        events = OutgoingEvent.objects.filter(webhook__in=webhooks).count()
+        counts = {"outgoing webhooks": len(webhooks), "outgoing events": events}
+        return [self.audit_target(webhook) for webhook in webhooks], counts, set(), []
 
     # --- the secret
 

@@ -166,3 +166,14 @@ def test_the_console_says_at_the_top_what_does_not_get_through(operator):
     text = operator.get("/").content.decode()
     assert "Webhook pager does not get through" in text
     assert "1 event is not delivered: It answers 401 &lt;i&gt;who?&lt;/i&gt;" in text
+
+
+def test_a_webhook_is_deleted_with_the_events_that_it_was_told(operator):
+    row = webhook("https://example.com/hook")
+    courier.send_test(row)
+    courier.send_test(row)
+    assert "Outgoing events: 2" in operator.get(page("delete", row)).content.decode()
+    operator.post(page("delete", row), {"post": "yes"})
+    assert not OutgoingWebhook.objects.exists()
+    assert not OutgoingEvent.objects.exists()
+    assert (latest().action, latest().target) == ("delete", "outgoing webhook pager")
