@@ -40,6 +40,7 @@ KEPT = timedelta(days=30)
 GIVEN_UP_AFTER = timedelta(hours=24)
 ROUND = timedelta(seconds=20)  # then the worker goes back to the queue
 LOOK_S = 0.5  # between two looks at what else is due, while a call is under way
+LEFT_ALONE = timedelta(hours=1)  # for so long, what is too old to be sent may still be sent again for a person
 SENDING = timedelta(seconds=120)  # longer than a call can take: after it, an attempt that was begun is over
 FIRST_DELAY_S, LONGEST_DELAY_S, LONGEST_PAUSE_S = 10.0, 900.0, 300.0
 SWEPT = 1000
@@ -213,7 +214,7 @@ def sweep() -> None:
     """Gives up what is too old or too much, drops what is over for long, takes up what was left lying."""
     at = now()
     waiting = OutgoingEvent.objects.filter(status=State.WAITING)
-    _give_up(waiting.filter(at__lt=at - GIVEN_UP_AFTER), "Given up after a day.")
+    _give_up(waiting.filter(at__lt=at - GIVEN_UP_AFTER, due_at__lt=at - LEFT_ALONE), "Given up after a day.")
     for webhook in OutgoingWebhook.objects.all():
         kept = webhook.events.filter(status=State.WAITING).order_by("-pk").values("pk")[MOST_WAITING : MOST_WAITING + 1]
         _give_up(waiting.filter(webhook=webhook, pk__lte=kept[:1]), f"Given up: {MOST_WAITING:,} later ones wait.")

@@ -381,10 +381,18 @@ def test_the_sweep_gives_up_what_is_too_old_or_too_much_and_drops_what_is_over(h
     OutgoingWebhook.objects.update(enabled=False)
     rows = list(OutgoingEvent.objects.order_by("pk"))
     OutgoingEvent.objects.filter(pk=rows[0].pk).update(status="sent", due_at=None, at=now_ - 31 * day)
-    OutgoingEvent.objects.filter(pk=rows[4].pk).update(at=now_ - day)
+    OutgoingEvent.objects.filter(pk=rows[4].pk).update(at=now_ - day, due_at=now_ - day)
     sweep()
     left = dict(OutgoingEvent.objects.order_by("pk").values_list("pk", "status"))
     assert left == {rows[1].pk: "failed", rows[2].pk: "waiting", rows[3].pk: "waiting", rows[4].pk: "failed"}
+
+
+def test_the_sweep_leaves_alone_what_a_person_has_sent_again_however_old_it_is(hook):
+    tell()
+    OutgoingEvent.objects.update(status="failed", due_at=None, at=now() - timedelta(days=3))
+    send_again(hook)
+    sweep()
+    assert the().status == "waiting"
 
 
 def test_the_sweep_takes_up_what_was_left_lying(hook):
