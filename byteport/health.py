@@ -10,7 +10,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
-from django.db.models import Count, Q
+from django.db.models import Count
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -25,10 +25,9 @@ from incidents.handover import open_deliveries
 from runbooks.models import AgentAction
 from runbooks.policy import agent_settings
 from signals.catalog import CATALOG
-from signals.models import OutgoingWebhook, ResolvedBy, SignalEvent, Status
+from signals.models import OutgoingEvent, OutgoingWebhook, ResolvedBy, SignalEvent, Status
 
 LATEST_ACTIONS = 10_000  # what one scrape looks through at most
-WAITS = Q(events__due_at__isnull=False)
 DAY = timedelta(days=1)
 
 
@@ -177,8 +176,10 @@ def _deliveries() -> Metric:
 def _outgoing() -> Metric:
     help_text = "Events that outgoing webhooks have to be told and were not yet, by webhook."
     gauge = GaugeMetricFamily("byteport_outgoing_events_waiting", help_text, labels=("webhook",))
-    for name, n in OutgoingWebhook.objects.values_list("name").annotate(n=Count("events", filter=WAITS)):
-        gauge.add_metric((name,), n)
+    waiting = OutgoingEvent.objects.filter(due_at__isnull=False).order_by()  # the rest of the record is not read
+    counts = dict(waiting.values_list("webhook").annotate(n=Count("*")))
+    for pk, name in OutgoingWebhook.objects.values_list("pk", "name"):
+        gauge.add_metric((name,), counts.get(pk, 0))
     return gauge
 
 

@@ -213,10 +213,10 @@ def _next_at() -> datetime | None:
 def sweep() -> None:
     """Gives up what is too old or too much, drops what is over for long, takes up what was left lying."""
     at = now()
-    waiting = OutgoingEvent.objects.filter(status=State.WAITING)
+    waiting = OutgoingEvent.objects.filter(status=State.WAITING, due_at__isnull=False)  # as the index has it
     _give_up(waiting.filter(at__lt=at - GIVEN_UP_AFTER, due_at__lt=at - LEFT_ALONE), "Given up after a day.")
     for webhook in OutgoingWebhook.objects.all():
-        kept = webhook.events.filter(status=State.WAITING).order_by("-pk").values("pk")[MOST_WAITING : MOST_WAITING + 1]
+        kept = waiting.filter(webhook=webhook).order_by("-pk").values("pk")[MOST_WAITING : MOST_WAITING + 1]
         _give_up(waiting.filter(webhook=webhook, pk__lte=kept[:1]), f"Given up: {MOST_WAITING:,} later ones wait.")
     old = OutgoingEvent.objects.filter(at__lt=at - KEPT, due_at=None).order_by("at").values("pk")[:SWEPT]
     OutgoingEvent.objects.filter(pk__in=old).delete()

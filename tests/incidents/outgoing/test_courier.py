@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django_q.signing import SignedPackage
 
 from byteport import health, tasks
@@ -74,6 +75,12 @@ def tell(kind: Happening = Happening.OPENED, **fields) -> SignalEvent:
     event = scenes.incident("detected", **fields)
     publish(kind, [event.pk], now())
     return event
+
+
+def plan_of(sql: str) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {sql}")
+        return "\n".join(line for (line,) in cursor.fetchall())
 
 
 def the() -> OutgoingEvent:
@@ -489,7 +496,29 @@ def test_a_webhook_that_does_not_answer_stands_there_after_a_quarter_of_an_hour(
 
 
 def test_the_metrics_count_what_waits(hook):
+    webhook("https://example.com/", "quiet", kinds=[])
     tell()
     tell()
-    (sample,) = health._outgoing().samples
-    assert (sample.labels, sample.value) == ({"webhook": "pager"}, 2)
+    OutgoingEvent.objects.filter(pk=the().pk).update(status="sent", due_at=None)
+    tell()
+    samples = {sample.labels["webhook"]: sample.value for sample in health._outgoing().samples}
+    assert samples == {"pager": 2, "quiet": 0}
+
+
+def test_a_long_record_of_what_was_told_is_read_neither_by_the_metrics_nor_by_the_sweep(hook):
+    tell()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO outgoing_events (webhook_id, uid, happening, kind, snapshot, at, status)"
+            " SELECT %s, gen_random_uuid(), gen_random_uuid(), 'test', '{}', now() - n * interval '1 minute', 'sent'"
+            " FROM generate_series(1, 20000) AS n",
+            [hook.pk],
+        )
+        cursor.execute("ANALYZE outgoing_events")
+    with CaptureQueriesContext(connection) as asked:
+        health._outgoing()
+        sweep()
+    plans = [plan_of(query["sql"]) for query in asked.captured_queries if "outgoing_events" in query["sql"]]
+    assert len(plans) >= 5
+    assert not [plan for plan in plans if "Seq Scan on outgoing_events" in plan]
+    assert not [plan for plan in plans if "outgoing_events_webhook" in plan]
