@@ -35,6 +35,10 @@ NEVER = tuple(
     )
 )
 NAT64 = ip_network("64:ff9b::/96")
+# What IPv6 has for somebody's own: in public, in a private network, in this machine. The rest is given up, or may lead
+# to any address of IPv4 by a translator of the network's own (RFC 8215).
+OWN_IPV6 = tuple(map(ip_network, ("2000::/3", "fc00::/7", "::1/128")))
+BROADCAST = IPv4Address("255.255.255.255")
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*\.?")
 _PLAIN = re.compile(r"[\x21-\x7e]+")
 
@@ -88,13 +92,19 @@ def refusal(address: Address, *, private: bool, encrypted: bool) -> str:
     inner = _within(address)
     if any(inner in network for network in NEVER) or inner.is_link_local:
         return f"{address} is a link-local address or a cloud's metadata, which are never called"
-    if inner.is_multicast or inner == IPv4Address("255.255.255.255"):
+    if _is_nobodys(inner):
         return f"{address} is nobody's own address"
     if not inner.is_global and not private:
         return f"{address} is in a private network"
     if inner.is_global and not encrypted:
         return f"{address} is public, where nothing is sent unencrypted"
     return ""
+
+
+def _is_nobodys(address: Address) -> bool:
+    if isinstance(address, IPv6Address):
+        return not any(address in network for network in OWN_IPV6)
+    return address.is_multicast or address == BROADCAST
 
 
 def _within(address: Address) -> Address:

@@ -35,9 +35,17 @@ def test_public_addresses_are_called_encrypted_only(address):
     assert "unencrypted" in refusal(ip_address(address), private=True, encrypted=False)
 
 
-@pytest.mark.parametrize("address", ["224.0.0.1", "ff02::1", "255.255.255.255"])
+@pytest.mark.parametrize("address", ["224.0.0.1", "ff02::1", "255.255.255.255", "fec0::1"])
 def test_what_is_nobodys_address_is_refused(address):
     assert refusal(ip_address(address), private=True, encrypted=True)
+
+
+@pytest.mark.parametrize(
+    "address", ["64:ff9b:1::a9fe:a9fe", "64:ff9b:1:a9fe:a9:fe00::", "::a9fe:a9fe", "::ffff:0:a9fe:a9fe"]
+)
+@pytest.mark.parametrize("private", [True, False])
+def test_no_translator_leads_around_to_a_clouds_metadata(address, private):
+    assert refusal(ip_address(address), private=private, encrypted=True)
 
 
 @given(st.ip_addresses(network="169.254.0.0/16") | st.ip_addresses(network="fe80::/10"))
