@@ -152,11 +152,13 @@ def _alert(monitor: Monitor, group: Group, scope: str, tags: Mapping[str, str], 
 def since(group: Group, state: State, now: datetime) -> datetime:
     """When it came into its state, or said so last; now, where Datadog does not say.
 
-    A state that merely goes on is no news: else a monitor that is slower or laxer than BytePort's own measurements
-    would end what they have opened, and open again what was fixed.
+    An end that has no time of its own ends what the monitor itself said last, and nothing after that. A state that
+    merely goes on is no news: else a monitor that is slower or laxer than BytePort's own measurements would end what
+    they have opened, and open again what was fixed.
     """
-    fired = (group.last_triggered_ts or 0, group.last_notified_ts or 0)
-    latest = group.last_resolved_ts if state is State.RESOLVED else max(fired)
+    fired = max(group.last_triggered_ts or 0, group.last_notified_ts or 0)
+    ended = group.last_resolved_ts or (fired and fired + 1)
+    latest = ended if state is State.RESOLVED else fired
     return unix_time(latest, now) if latest else now
 
 

@@ -192,6 +192,19 @@ def test_a_monitor_that_is_laxer_or_slower_than_byteports_own_measurements_has_n
     assert SignalEvent.objects.count() == 1, "it still fires by the monitor, which looks at the last five minutes"
 
 
+def test_an_end_without_a_time_ends_what_the_monitor_has_opened_and_nothing_else(row, datadog):
+    monitor = datadog.add({"device:/var,host:web-1": "Alert"})
+    poll_once(row, now())
+    monitor["state"]["groups"]["device:/var,host:web-1"]["status"] = "OK"
+    poll_once(row, now())
+    assert SignalEvent.objects.get().cleared_at is not None
+    SignalEvent.objects.update(status="resolved", resolved_by="byteport", resolved_at=now())
+    for each in (-60, -30, 0):
+        ingest([measured(90.0, now() + timedelta(seconds=each))])
+        poll_once(row, now())
+    assert SignalEvent.objects.exclude(status="resolved").get().cleared_at is None
+
+
 def measured(percent, at):
     return Reading(signal="disk_pressure", resource=VAR, at=at, value=percent, source="host")
 
