@@ -4,6 +4,7 @@ https://docs.datadoghq.com/api/latest/monitors/#get-all-monitors
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -56,10 +57,18 @@ class Monitor(msgspec.Struct, frozen=True):
     priority: int | None = None
     draft_status: str = ""
     overall_state: str = ""
+    overall_state_modified: datetime | float | None = None  # or unix time; None: it was never judged
     tags: tuple[str, ...] = ()
     state: State = State()
     options: Settings = Settings()
     matching_downtimes: tuple[Downtime, ...] = ()
+
+    @property
+    def by_itself(self) -> Group:
+        """As a group of its own. It has come into its state when that was modified."""
+        modified = self.overall_state_modified
+        came_ts = modified.timestamp() if isinstance(modified, datetime) else modified
+        return Group(self.overall_state, last_triggered_ts=came_ts or 0, last_resolved_ts=came_ts)
 
 
 class Monitors(msgspec.Struct, frozen=True):

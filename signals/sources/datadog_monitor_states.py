@@ -128,7 +128,7 @@ def groups_of(monitor: Monitor) -> dict[str, Group]:
     """By their scopes. A monitor that is not grouped may have its state by itself alone."""
     if monitor.state.groups or monitor.multi:
         return monitor.state.groups
-    return {EVERYTHING: Group(monitor.overall_state)}
+    return {EVERYTHING: monitor.by_itself}
 
 
 def _alert(monitor: Monitor, group: Group, scope: str, tags: Mapping[str, str], now: datetime, *, muted: bool) -> Alert:

@@ -248,6 +248,16 @@ def test_a_monitor_without_groups_may_have_its_state_by_itself(datadog):
     assert [each.state for each in look()] == [State.FIRING]
 
 
+@pytest.mark.parametrize("came", ["2026-03-01T12:00:00.250000+00:00", 1772366400])
+def test_a_state_by_itself_is_of_when_it_was_modified_and_no_news_after_that(datadog, came):
+    query = "avg(last_5m):avg:system.mem.pct_usable{host:web-1} < 0.1"
+    monitor = datadog.add({}, query=query, multi=False, overall_state="OK", overall_state_modified=came)
+    (reading,) = look()
+    assert (reading.state, int(reading.at.timestamp())) == (State.RESOLVED, 1772366400)
+    monitor["overall_state_modified"] = None
+    assert look() == [], "it has never been judged"
+
+
 @pytest.mark.parametrize(
     ("more", "is_told"),
     [
