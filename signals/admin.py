@@ -1,6 +1,7 @@
 """The admin of DETECT: sources, series, webhook deliveries."""
 
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -120,6 +121,17 @@ class SourceAdmin(AuditedAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Source | None = None) -> bool:
         """BytePort's own sources can be switched off, and would be made again if they were missing."""
         return bool(super().has_delete_permission(request, obj)) and not (obj and obj.slug in PLANTED)
+
+    def get_deleted_objects(
+        self, objs: Iterable[Source], request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        """Its mappings go with it, and its deliveries: these are counted, and nobody may delete one by itself."""
+        sources = list(objs)
+        mappings = [f"alert mapping {each}" for each in AlertMapping.objects.filter(source__in=sources)]
+        deliveries = WebhookDelivery.objects.filter(source__in=sources).count()
+        counts = {"sources": len(sources), "alert mappings": len(mappings), "webhook deliveries": deliveries}
+        kept = {"source" for each in sources if not self.has_delete_permission(request, each)}
+        return [*map(self.audit_target, sources), *mappings], counts, kept, []
 
     @transaction.atomic
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:

@@ -462,6 +462,21 @@ def test_a_sources_slug_kind_and_health_stay_as_they_are(operator):
     assert (source.slug, source.kind, source.readings_total, source.enabled) == ("host", "host", 0, False)
 
 
+def test_a_source_that_has_called_just_now_is_deleted_with_its_mappings(operator):
+    row = Source.objects.create(slug="shop", kind="generic")
+    AlertMapping.objects.create(
+        name="queues", alert="Queue*", signal="cpu_saturation", resource="host/{host}", source=row
+    )
+    WebhookDelivery.objects.create(source=row, delivery_id="ab")
+    address = reverse("admin:signals_source_delete", args=[row.pk])
+    assert "alert mapping queues" in operator.get(address).content.decode()
+    assert operator.post(address, {"post": "yes"}).status_code == 302
+    assert not Source.objects.filter(pk=row.pk).exists()
+    chosen = {"action": "delete_selected", "_selected_action": [Source.objects.get(slug="host").pk], "post": "yes"}
+    operator.post(reverse("admin:signals_source_changelist"), chosen)
+    assert Source.objects.filter(slug="host").exists(), "BytePort's own"
+
+
 def test_the_hosts_own_source_is_switched_off_but_not_deleted(operator):
     source = Source.objects.get(slug="host")
     assert operator.post(page(Source, "delete", source.pk), {"post": "yes"}).status_code == 403
