@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -37,6 +38,20 @@ def manage(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "manage.py"), *arguments]
 
 
+def drilled(environment, name: str) -> tuple[dict[str, Any], str]:
+    """The summary of a drill that BytePort resolved, and what was said on the way."""
+    subprocess.run(manage("migrate", "-v0"), env=environment, check=True, timeout=PATIENCE_S, cwd="/")
+    done = subprocess.run(
+        manage("drill", name, "--json"),
+        env=environment, check=False, capture_output=True, text=True, timeout=PATIENCE_S, cwd="/",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    summary = json.loads(line)
+    assert (summary["status"], summary["resolved_by"]) == ("resolved", "byteport")
+    return summary, done.stderr
+
+
 def volumes_of(drill_said: str) -> set[Path]:
     """Those that a drill says it has made; other tests have theirs on this host at the same time."""
     return {Path(found) for found in re.findall(r"(?m) at (/\S+)$", drill_said)}
@@ -49,15 +64,7 @@ def free_port() -> int:
 
 
 def test_a_drill_with_nothing_running_ends_resolved_and_leaves_nothing_behind(environment):
-    subprocess.run(manage("migrate", "-v0"), env=environment, check=True, timeout=PATIENCE_S, cwd="/")
-    done = subprocess.run(
-        manage("drill", "disk_pressure", "--json"),
-        env=environment, check=False, capture_output=True, text=True, timeout=PATIENCE_S, cwd="/",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    [line] = done.stdout.splitlines()
-    summary = json.loads(line)
-    assert (summary["status"], summary["resolved_by"]) == ("resolved", "byteport")
+    summary, told = drilled(environment, "disk_pressure")
     assert summary["before_percent"] > 85
     assert summary["after_percent"] < 80
     assert {action["action"]: action["status"] for action in summary["actions"]} == {
@@ -66,21 +73,13 @@ def test_a_drill_with_nothing_running_ends_resolved_and_leaves_nothing_behind(en
         "host.container_prune": "skipped",
         "host.clear_tmp": "done",
     }
-    [volume] = volumes_of(done.stderr)
+    [volume] = volumes_of(told)
     assert not volume.exists()
     assert left_running(environment) == []
 
 
 def test_the_drill_of_memory_ends_resolved_and_leaves_no_process_behind(environment):
-    subprocess.run(manage("migrate", "-v0"), env=environment, check=True, timeout=PATIENCE_S, cwd="/")
-    done = subprocess.run(
-        manage("drill", "memory_pressure", "--json"),
-        env=environment, check=False, capture_output=True, text=True, timeout=PATIENCE_S, cwd="/",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    [line] = done.stdout.splitlines()
-    summary = json.loads(line)
-    assert (summary["status"], summary["resolved_by"]) == ("resolved", "byteport")
+    summary, _ = drilled(environment, "memory_pressure")
     assert summary["before_percent"] > 90
     assert summary["after_percent"] < 85
     assert {action["action"]: action["status"] for action in summary["actions"]} == {
@@ -101,14 +100,7 @@ def is_orphan_of_a_drill(process: psutil.Process) -> bool:
 
 
 def test_the_drill_of_a_database_ends_resolved_and_keeps_the_work_of_one_session(environment):
-    subprocess.run(manage("migrate", "-v0"), env=environment, check=True, timeout=PATIENCE_S, cwd="/")
-    done = subprocess.run(
-        manage("drill", "idle_in_transaction", "--json"),
-        env=environment, check=False, capture_output=True, text=True, timeout=PATIENCE_S, cwd="/",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
-    assert (summary["status"], summary["resolved_by"]) == ("resolved", "byteport")
+    summary, _ = drilled(environment, "idle_in_transaction")
     assert summary["before"] == {"idle_sessions": 4, "committed_sales": 0}
     assert summary["after"] == {"idle_sessions": 0, "committed_sales": 1}
     assert [action["status"] for action in summary["actions"]] == ["done"]
