@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -132,7 +132,8 @@ class Machine:
 
     def end(self) -> None:
         for process in psutil.Process(self.process.pid).children(recursive=True):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it may have ended meanwhile
+                process.kill()
         self.process.kill()
         self.process.wait(PATIENCE_S)
 
