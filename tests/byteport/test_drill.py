@@ -23,7 +23,7 @@ from byteport import embedded
 pytestmark = pytest.mark.proof
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATIENCE_S = 120  # against hanging; no measure of speed
+PATIENCE_S = 300  # longer than a drill has, which then says itself what it was waiting for
 
 
 @pytest.fixture
