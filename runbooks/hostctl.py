@@ -1491,11 +1491,12 @@ def drill_memory(ctx: Context, volume: Volume) -> Dict[str, Any]:
 
 
 def memory_drills(ctx: Context) -> List[Dict[str, Any]]:
+    """One that comes or goes at this very moment is left out: the host's own figures do not hang on it."""
     found = []
     with contextlib.ExitStack() as stack:
         for volume in all_volumes(ctx.roots, stack):
             if volume.supervisor is not None:
-                with contextlib.suppress(Ended):
+                with contextlib.suppress(Ended, OSError):
                     within = ctx._replace(volume=volume)
                     shown = [one.shown(ctx) for one in grouped(within, all_processes(within))]
                     found.append({**drill_memory(ctx, volume), "consumers": shown})

@@ -33,7 +33,8 @@ class HostSource:
     def __init__(self) -> None:
         self._looks = Looks(gauges_of, patience_s=PATIENCE_S)
         self._next: dict[str, datetime] = {}  # when a host is due; absent: now
-        self._failing: dict[str, str] = {}  # hosts whose latest look failed, and why
+        self._failing: dict[str, str] = {}  # hosts whose latest look failed, in part or as a whole, and why
+        self._unread: set[str] = set()  # those of which nothing could be read
         self._drill_seen = False
         self._interval_s = INTERVAL_S
 
@@ -43,7 +44,7 @@ class HostSource:
     def poll(self, config: SourceConfig, now: datetime) -> Sequence[Reading]:
         """Looks at the hosts that are due. One that cannot be read is noted by name and fails none of the others.
 
-        Raises Temporary when there is not one that can be read.
+        Raises Temporary when there is not one of which anything can be read.
         """
         known = {host.name: host for host in reachable() if interval_of(host) is not None}
         self._interval_s = min([INTERVAL_S, *(interval_of(host) or INTERVAL_S for host in known.values())])
@@ -51,7 +52,7 @@ class HostSource:
         ended = self._looks.take(self._due(known, now), now)
         readings = [reading for look in ended for reading in self._taken(look)]
         note_health(ended, self._failing)
-        if known and len(self._failing) == len(known):
+        if known and len(self._unread) == len(known):
             name, why = next(iter(self._failing.items()))
             raise Temporary(f"None of {len(known)} hosts can be read; {name}: {why}")
         return readings
@@ -64,6 +65,7 @@ class HostSource:
     def _forget_all_but(self, known: Mapping[str, Address]) -> None:
         self._next = {name: at for name, at in self._next.items() if name in known}
         self._failing = {name: why for name, why in self._failing.items() if name in known}
+        self._unread &= known.keys()
 
     def _due(self, known: Mapping[str, Address], now: datetime) -> list[Address]:
         """Those whose time has come, the longest overdue first."""
@@ -79,6 +81,7 @@ class HostSource:
             pause_s = max(pause_s, FAULT_S) if look.error else pause_s
         else:
             self._failing.pop(name, None)
+        (self._unread.discard if readings else self._unread.add)(name)
         if look.host.way == "local":
             self._drill_seen = any(reading.resource.is_drill for reading in readings)
             pause_s = 0.0

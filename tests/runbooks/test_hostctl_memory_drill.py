@@ -198,3 +198,13 @@ def living(pid: int) -> bool:
 def test_the_scopes_kinds_are_still_two(house: House) -> None:
     assert house.run("memory", scope={"kind": "memory", "id": "abcd1234"})["status"] == "refused"
     assert hostctl.VERBS["restart_unit"].changes
+
+
+def test_a_drill_that_goes_at_this_moment_is_left_out_of_the_hosts_memory(drill, monkeypatch):
+    def gone(*_: Any) -> None:
+        raise ProcessLookupError(3, "No such process")
+
+    monkeypatch.setattr(hostctl, "all_processes", gone)
+    found = drill.house.run("memory")
+    assert found["status"] == "done", found["reason"]
+    assert found["result"]["drills"] == []

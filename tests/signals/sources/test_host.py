@@ -134,13 +134,31 @@ def test_when_not_one_host_can_be_read_the_poll_fails(source, far):
     assert Host.objects.get(name="web-1").last_error == "no route to it"
 
 
-def test_half_a_look_gives_its_half_and_says_what_is_missing(source, far):
+@pytest.mark.parametrize("hosts", [["web-1", "web-2"], ["web-1"]])
+def test_half_a_look_gives_its_half_and_says_what_is_missing(source, far, hosts):
     without_this_host()
-    add("web-1", "web-2")
+    add(*hosts)
     far.answers["web-1"] = {"usage": USAGE, "memory": BROKEN}
     readings = source.poll(CONFIG, now())
     assert [r.signal for r in readings if r.resource.place == "web-1"] == ["disk_pressure"]
     assert Host.objects.get(name="web-1").last_error == "memory: no /proc"
+
+
+def test_while_half_a_look_waits_for_its_next_time_the_poll_is_well(source, far):
+    without_this_host()
+    add("web-1")
+    far.answers["web-1"] = {"usage": USAGE, "memory": BROKEN}
+    at = now()
+    source.poll(CONFIG, at)
+    assert source.poll(CONFIG, at + timedelta(seconds=1)) == []
+
+
+def test_two_halves_that_fail_are_a_whole_that_cannot_be_read(source, far):
+    without_this_host()
+    add("web-1")
+    far.answers["web-1"] = {"usage": BROKEN, "memory": BROKEN}
+    with pytest.raises(Temporary, match="usage: no /proc; memory: no /proc"):
+        source.poll(CONFIG, now())
 
 
 def test_each_host_has_its_own_interval_and_a_broken_one_a_longer_one(source, far):
