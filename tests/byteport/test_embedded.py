@@ -32,6 +32,8 @@ import encodings.idna, json, os, pwd, sys
 from pathlib import Path
 import psycopg
 from byteport import embedded
+
+pytestmark = pytest.mark.proof
 if user := os.environ.get("AS_USER"):
     os.setgroups([])
     os.setgid(pwd.getpwnam(user).pw_gid)

@@ -23,7 +23,7 @@ from tests.signals.sources.test_alertmanager import MOUNT, POD, alert
 from tests.signals.sources.test_foreign_formats import EXAMPLES, OPTIONS, sns
 from tests.signals.test_foreign_webhooks import AWS, now_text
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.proof, pytest.mark.django_db]
 SECRET = "correct horse"
 KINDS = sorted(name for name, source in SOURCES.items() if isinstance(source, WebhookSource))
 PAYLOADS: dict[str, Callable[[], object]] = {

@@ -16,7 +16,7 @@ from tests import incident
 from tests.machine import needs_loop, old_file
 from tests.sshd import needs_sshd, running
 
-pytestmark = [needs_sshd, needs_loop, pytest.mark.django_db]
+pytestmark = [pytest.mark.proof, needs_sshd, needs_loop, pytest.mark.django_db]
 LOG = {"var/log": 20}
 IMAGE_FS = '{"status":{"imageFilesystems":[{"fsId":{"mountpoint":"/var/log/containerd"}}]}}'
 
@@ -57,7 +57,6 @@ def test_two_mounts_that_fill_up_at_once_are_two_incidents_and_each_is_treated_b
     assert steps_of(events["/tmp"]) == {"host.clear_tmp": "done"}
 
 
-@pytest.mark.proof
 @pytest.mark.parametrize("hosts", [{"disks": LOG}], indirect=True)
 def test_a_mount_that_fills_again_and_again_is_handed_over(hosts):
     RunbookPolicy.objects.update(good_samples=1)

@@ -39,6 +39,8 @@ from signals.models import SignalEvent
 from tests import aws, incident
 from tests.machine import Machine, needs_loop, needs_machine, old_file, wait_for
 
+pytestmark = pytest.mark.proof
+
 PATIENCE_S = 60  # against hanging; no measure of speed
 FACTS = HostRequest(verb="facts")
 
