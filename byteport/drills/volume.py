@@ -14,6 +14,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+from byteport.clients.hosts.inventory import drill_prefix
 from byteport.core.errors import Permanent
 from byteport.drills.drill import scaled
 from runbooks.hostctl import DRILL_MARKER, Roots
@@ -38,7 +39,7 @@ class Place:
         try:
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_leftovers(base)
-            name = secrets.token_hex(4)
+            name = drill_prefix() + secrets.token_hex(2)
             return cls(base, name, _new_lock(base, name))
         except OSError as error:
             raise Permanent(f"No drill can be made in {base}: {error.strerror}.") from error

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from byteport.clients.hosts.inventory import reachable, transport_to
+from byteport.clients.hosts.inventory import drill_prefix, reachable, transport_to
 from byteport.clients.hosts.reader import read, read_by, scope_of
 from byteport.core.errors import Temporary
 from byteport.core.resource import ResourceRef
@@ -75,7 +75,8 @@ class HostSource:
     def _taken(self, look: Look) -> list[Reading]:
         """A look's readings, and when its host is due again."""
         name, pause_s = look.host.name, interval_of(look.host) or 0.0
-        readings, faults = readings_of(look)
+        seen, faults = readings_of(look)
+        readings = [one for one in seen if not one.resource.is_drill or one.resource.name.startswith(drill_prefix())]
         if look.error or faults:
             self._failing[name] = look.error or "; ".join(faults)
             pause_s = max(pause_s, FAULT_S) if look.error else pause_s

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from django.conf import settings
+from django.utils.crypto import salted_hmac
 
 from byteport.clients.hosts.protocol import Annotations, Scope, Transport
 from byteport.core.errors import Permanent
@@ -10,6 +11,14 @@ from byteport.core.ways import WAYS, Address
 from byteport.models import Host
 
 ANNOTATIONS_TIMEOUT_S = 20.0
+
+
+def drill_prefix() -> str:
+    """What the names of this installation's drills on hosts begin with: four hexadecimal digits.
+
+    Another BytePort may watch the same host. Its drills are its own to treat, and ours are ours.
+    """
+    return salted_hmac("byteport.drills", "owner").hexdigest()[:4]
 
 
 def local_name() -> str:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from byteport.clients.hosts.inventory import local_name
+from byteport.clients.hosts.inventory import drill_prefix, local_name
 from byteport.clients.hosts.protocol import HostAnswer
 from byteport.core.clock import now
 from byteport.core.errors import Permanent, Temporary
@@ -159,6 +159,21 @@ def test_two_halves_that_fail_are_a_whole_that_cannot_be_read(source, far):
     far.answers["web-1"] = {"usage": BROKEN, "memory": BROKEN}
     with pytest.raises(Temporary, match="usage: no /proc; memory: no /proc"):
         source.poll(CONFIG, now())
+
+
+def test_a_drill_of_another_byteport_on_the_same_host_is_left_to_that_one(source, far):
+    without_this_host()
+    add("web-1")
+    ours, theirs = f"{drill_prefix()}0001", "zzzz0001"
+    volumes = [{**MOUNT, "mount": f"/var/lib/byteport/drill/{name}", "drill": name} for name in (ours, theirs)]
+    memory = {"status": "done", "reason": "", "result": {"percent": 40.0, "drills": services(ours, theirs)}}
+    far.answers["web-1"] = {"usage": {**USAGE, "result": {**USAGE["result"], "mounts": volumes}}, "memory": memory}
+    drills = [(r.signal, r.resource.name) for r in source.poll(CONFIG, now()) if r.resource.is_drill]
+    assert drills == [("disk_pressure", ours), ("memory_pressure", ours)]
+
+
+def services(*names):
+    return [{"drill": name, "percent": 92.0, "consumers": []} for name in names]
 
 
 def test_each_host_has_its_own_interval_and_a_broken_one_a_longer_one(source, far):
