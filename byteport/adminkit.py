@@ -5,6 +5,7 @@ allows that below the admin's address and nowhere else.
 """
 
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from byteport import audit
+from byteport.sealing import seal
 from byteport.snapshot import snapshot
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -190,6 +192,54 @@ class AuditedAdmin(ModelAdmin):  # type: ignore[misc]
     ) -> None:
         audit.record(actor=actor_of(request), action=action, target=self.audit_target(obj), before=before, after=after)
         self.changed(before, after)
+
+
+class SecretAdmin(AuditedAdmin):
+    """A table of what shares a secret with BytePort (`sealed_secret`), which is kept encrypted.
+
+    It is shown once, in the reply that makes it: neither a cookie nor the session ever holds it.
+    """
+
+    show_once = "byteport_secret"  # the attribute of a request that carries a new secret to its one reply
+
+    def has_secret(self, obj: Any) -> bool:
+        """Whether this row takes one."""
+        return True
+
+    @transaction.atomic
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        if not change and self.has_secret(obj):
+            setattr(request, self.show_once, renew_secret(obj))
+        super().save_model(request, obj, form, change)
+
+    def new_secret_of(self, request: HttpRequest) -> str:
+        """That of the row which this request has just made; empty where it takes none."""
+        return str(getattr(request, self.show_once, ""))
+
+    @transaction.atomic
+    def renewed(self, request: HttpRequest, pk: int) -> str:
+        """The new secret of a row that was there, audited."""
+        obj: Any = self.model._base_manager.select_for_update().get(pk=pk)
+        before, secret = snapshot(obj), renew_secret(obj)
+        obj.save(update_fields=["sealed_secret"])
+        self.record(request, "new secret", obj, before, snapshot(obj))
+        return secret
+
+
+def renew_secret(obj: Any) -> str:
+    """Gives a row a new secret and returns it; nobody can read it from the row."""
+    secret = secrets.token_urlsafe(32)
+    obj.sealed_secret = seal(secret)
+    return secret
+
+
+def health_of(obj: Any, unheard: str) -> str:
+    """`ok`, `failing` or `off`, by when it last went well and when not; `unheard`: neither has been yet."""
+    if not obj.enabled:
+        return "off"
+    if obj.last_error_at and (obj.last_success_at is None or obj.last_error_at > obj.last_success_at):
+        return "failing"
+    return "ok" if obj.last_success_at else unheard
 
 
 def label_of(field: "Field[Any, Any]") -> str:

@@ -1,23 +1,28 @@
 """The admin of DETECT: sources, series, webhook deliveries."""
 
-import secrets
 from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.decorators import action
 from unfold.enums import ActionVariant
 
-from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, RecordInline, choice_filter, column
+from byteport.adminkit import (
+    AuditedAdmin,
+    FreshForm,
+    RecordAdmin,
+    RecordInline,
+    SecretAdmin,
+    choice_filter,
+    column,
+    health_of,
+)
 from byteport.core.units import human_duration
-from byteport.sealing import seal
-from byteport.snapshot import snapshot
 from signals.models import (
     AlertMapping,
     Sample,
@@ -36,7 +41,6 @@ HEALTH = ("last_success_at", "last_reading_at", "readings_total", "last_error_at
 METERED = ("lag", "read_until", "calls_on", "calls_today", "calls_yesterday")
 SAMPLES_SHOWN = 30
 PLANTED = frozenset({"host", "kubernetes", "postgres"})
-SHOW_ONCE = "byteport_secret"  # the attribute of a request that carries a new secret to its one reply
 
 
 def webhook_of(source: Source) -> WebhookSource | None:
@@ -68,8 +72,8 @@ class Streams(RecordInline):
 
 
 @admin.register(Source)
-class SourceAdmin(AuditedAdmin):
-    """Where readings come from. A webhook's secret is shown once, in the reply that makes it, and kept encrypted."""
+class SourceAdmin(SecretAdmin):
+    """Where readings come from. A webhook has a secret."""
 
     form = SourceForm
     audit_noun = "source"
@@ -94,11 +98,7 @@ class SourceAdmin(AuditedAdmin):
 
     @column("Health", label={"ok": "success", "failing": "danger", "off": "warning", "silent": "info"})
     def health(self, obj: Source) -> str:
-        if not obj.enabled:
-            return "off"
-        if obj.last_error_at and (obj.last_success_at is None or obj.last_error_at > obj.last_success_at):
-            return "failing"
-        return "ok" if obj.last_success_at else "silent"
+        return health_of(obj, "silent")
 
     @column("Address")
     def address(self, obj: Source) -> str:
@@ -133,15 +133,12 @@ class SourceAdmin(AuditedAdmin):
         kept = {"source" for each in sources if not self.has_delete_permission(request, each)}
         return [*map(self.audit_target, sources), *mappings], counts, kept, []
 
-    @transaction.atomic
-    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        if not change and webhook_of(obj):
-            setattr(request, SHOW_ONCE, renew(obj))
-        super().save_model(request, obj, form, change)
+    def has_secret(self, obj: Source) -> bool:
+        return webhook_of(obj) is not None
 
     def response_add(self, request: HttpRequest, obj: Source, post_url_continue: str | None = None) -> HttpResponse:
-        """A new webhook's secret goes into this one reply: neither into a cookie nor into the session."""
-        secret = getattr(request, SHOW_ONCE, "")
+        """A new webhook's secret goes into this one reply."""
+        secret = self.new_secret_of(request)
         if secret:
             return self._show_secret(request, obj, secret)
         reply: HttpResponse = super().response_add(request, obj, post_url_continue)
@@ -167,7 +164,7 @@ class SourceAdmin(AuditedAdmin):
             raise PermissionDenied
         if request.method != "POST":
             return self._secret_page(request, source, {"secret": ""})
-        return self._show_secret(request, source, self._renewed(request, source.pk))
+        return self._show_secret(request, source, self.renewed(request, source.pk))
 
     @action(  # type: ignore[untyped-decorator]
         description="Try it",
@@ -193,14 +190,6 @@ class SourceAdmin(AuditedAdmin):
         }
         return TemplateResponse(request, "admin/signals/source/try_it.html", context)
 
-    @transaction.atomic
-    def _renewed(self, request: HttpRequest, pk: int) -> str:
-        source = Source.objects.select_for_update().get(pk=pk)
-        before, secret = snapshot(source), renew(source)
-        source.save(update_fields=["sealed_secret"])
-        self.record(request, "new secret", source, before, snapshot(source))
-        return secret
-
     def _show_secret(self, request: HttpRequest, source: Source, secret: str) -> HttpResponse:
         webhook = webhook_of(source)
         assert webhook is not None
@@ -223,13 +212,6 @@ class SourceAdmin(AuditedAdmin):
 def address_of(source: Source) -> str:
     """Where a webhook is called."""
     return f"{settings.PUBLIC_URL}/hooks/{source.slug}"
-
-
-def renew(source: Source) -> str:
-    """Gives the source a new secret and returns it; nobody can read it from the row."""
-    secret = secrets.token_urlsafe(32)
-    source.sealed_secret = seal(secret)
-    return secret
 
 
 @admin.register(AlertMapping)

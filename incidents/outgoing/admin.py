@@ -1,6 +1,5 @@
 """The admin of outgoing webhooks: who is called, what became of it, and what a person can do about it."""
 
-import secrets
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,14 +14,11 @@ from unfold.decorators import action
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
-from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, choice_filter, column
-from byteport.sealing import seal
-from byteport.snapshot import snapshot
+from byteport.adminkit import FreshForm, RecordAdmin, SecretAdmin, choice_filter, column, health_of
 from incidents.outgoing import courier
 from signals.models import OutgoingEvent, OutgoingWebhook, all_of_them, happenings, subscribable
 
 HEALTH = ("last_success_at", "last_error_at", "last_error", "failing_since", "paused_until", "created_at")
-SHOW_ONCE = "byteport_secret"  # the attribute of a request that carries a new secret to its one reply
 SHOWN, TESTS_SHOWN = 10, 5
 STATE_COLOURS = {"sent": "success", "failed": "danger", "held": "warning", "waiting": "info", "sending": "info"}
 
@@ -51,8 +47,8 @@ class OutgoingWebhookForm(FreshForm):
         return super().clean()
 
 
-class OutgoingWebhookAdmin(AuditedAdmin):
-    """A program that is told of incidents. The secret is shown once, in the reply that makes it, and kept encrypted."""
+class OutgoingWebhookAdmin(SecretAdmin):
+    """A program that is told of incidents."""
 
     form = OutgoingWebhookForm
     audit_noun = "outgoing webhook"
@@ -69,11 +65,7 @@ class OutgoingWebhookAdmin(AuditedAdmin):
 
     @column("Health", label={"ok": "success", "failing": "danger", "off": "warning", "never called": "info"})
     def health(self, obj: OutgoingWebhook) -> str:
-        if not obj.enabled:
-            return "off"
-        if obj.last_error_at and (obj.last_success_at is None or obj.last_error_at > obj.last_success_at):
-            return "failing"
-        return "ok" if obj.last_success_at else "never called"
+        return health_of(obj, "never called")
 
     @column("Latest events")
     def latest(self, obj: OutgoingWebhook) -> str:
@@ -94,17 +86,11 @@ class OutgoingWebhookAdmin(AuditedAdmin):
 
     # --- the secret
 
-    @transaction.atomic
-    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        if not change:
-            setattr(request, SHOW_ONCE, renew(obj))
-        super().save_model(request, obj, form, change)
-
     def response_add(
         self, request: HttpRequest, obj: OutgoingWebhook, post_url_continue: str | None = None
     ) -> HttpResponse:
-        """The secret goes into this one reply: neither into a cookie nor into the session."""
-        return self._page(request, obj, "secret", secret=getattr(request, SHOW_ONCE))
+        """The secret goes into this one reply."""
+        return self._page(request, obj, "secret", secret=self.new_secret_of(request))
 
     @action(  # type: ignore[untyped-decorator]
         description="Make a new secret",
@@ -116,16 +102,8 @@ class OutgoingWebhookAdmin(AuditedAdmin):
     def new_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Asks first, on GET; makes and shows it on POST."""
         webhook = self._changeable(request, object_id)
-        secret = self._renewed(request, webhook.pk) if request.method == "POST" else ""
+        secret = self.renewed(request, webhook.pk) if request.method == "POST" else ""
         return self._page(request, webhook, "secret", secret=secret)
-
-    @transaction.atomic
-    def _renewed(self, request: HttpRequest, pk: int) -> str:
-        webhook = OutgoingWebhook.objects.select_for_update().get(pk=pk)
-        before, secret = snapshot(webhook), renew(webhook)
-        webhook.save(update_fields=["sealed_secret"])
-        self.record(request, "new secret", webhook, before, snapshot(webhook))
-        return secret
 
     # --- what a person can have sent
 
@@ -188,13 +166,6 @@ class OutgoingWebhookAdmin(AuditedAdmin):
         reply = TemplateResponse(request, "admin/signals/outgoingwebhook/page.html", context)
         reply["Cache-Control"] = "no-store"
         return reply
-
-
-def renew(webhook: OutgoingWebhook) -> str:
-    """Gives the webhook a new secret and returns it; nobody can read it from the row."""
-    secret = secrets.token_urlsafe(32)
-    webhook.sealed_secret = seal(secret)
-    return secret
 
 
 class OutgoingEventAdmin(RecordAdmin):
