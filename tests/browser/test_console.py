@@ -36,6 +36,10 @@ PAGES = (
     "/runbooks/cleanup_logs/",
     "/incidents/999999/",
 )
+COLOURS = """() => [...document.querySelectorAll("body, body *")].map((element) => {
+  const style = getComputedStyle(element);
+  return [style.color, style.backgroundColor, style.borderTopColor, style.stroke, style.boxShadow];
+})"""
 HOSTILE = ResourceRef("host", '"><script>alert(1)</script>', "mount", "<img src=x onerror=alert(2)>")
 
 pytestmark = [
@@ -309,6 +313,19 @@ def test_the_theme_stays_chosen(desk: Desk) -> None:
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     page.get_by_role("button", name="Theme: dark").click()
     expect(page.locator("html")).to_have_attribute("data-theme", "light")
+
+
+@pytest.mark.parametrize(("theme", "system"), [("dark", "light"), ("light", "dark")])
+def test_a_chosen_theme_has_the_very_colours_of_a_system_that_is_set_so(
+    make_desk, night: SignalEvent, theme: str, system: str
+) -> None:
+    """So what is found accessible by the system's setting is accessible by the switch."""
+    by_system, by_switch = make_desk(color_scheme=theme), make_desk(color_scheme=system)
+    by_switch.context.add_cookies([{"name": "byteport_theme", "value": theme, "url": by_switch.url}])
+    for path in ("/", f"/incidents/{night.pk}/"):
+        colours = [desk.open(path).evaluate(COLOURS) for desk in (by_system, by_switch)]
+        assert colours[0] == colours[1], path
+    assert len({colour for element in colours[0] for colour in element}) > 10
 
 
 def test_a_command_is_copied_as_it_stands(make_desk) -> None:
