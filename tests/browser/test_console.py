@@ -93,6 +93,7 @@ def make_desk(browser: Browser, live_server) -> Iterator[object]:
     def make(**options: object) -> Desk:
         context = browser.new_context(**{"viewport": DESKTOP, **options})
         context.set_default_timeout(5000)
+        context.set_default_navigation_timeout(30_000)  # the first page of all waits for a server that has just begun
         opened.append(context)
         client = Client()
         client.force_login(User.objects.get_or_create(username="ada", is_staff=True, is_superuser=True)[0])
