@@ -1,16 +1,9 @@
 """The Datadog source. Real: datadog-api-client over HTTP, PostgreSQL, the ingest. Datadog is an HTTP server in this
-process, whose answers are checked against the client's own models."""
+process (tests/datadog.py)."""
 
-import json
-import threading
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from datadog_api_client import Configuration
-from datadog_api_client.model_utils import validate_and_convert_types
-from datadog_api_client.v1.model.metrics_query_response import MetricsQueryResponse
 
 from byteport.clients import datadog as client
 from byteport.core.clock import now
@@ -21,71 +14,17 @@ from signals.polling import poll_once
 from signals.source import Progress, SourceConfig
 from signals.sources import datadog as module
 from signals.sources.datadog import DatadogSource
+from tests.datadog import SITE, minute, standing
 
 pytestmark = pytest.mark.django_db
-SITE = "datadoghq.eu"
 DISK = {"site": SITE, "metrics": [{"name": "system.disk.in_use", "signal": "disk_pressure", "unit": "fraction"}]}
 VAR = ResourceRef("host", "web-1", "mount", "/var")
 
 
-class Datadog:
-    """What it knows, by metric: tags, unit and points. It answers with those of the span that it is asked for."""
-
-    def __init__(self):
-        self.series, self.asked, self.refusal, self.raw = {}, [], None, None
-
-    def add(self, metric, *values, unit="fraction", at=None, **tags):
-        at = at or minute(1)
-        points = [(at - timedelta(minutes=len(values) - 1 - n), value) for n, value in enumerate(values)]
-        self.series.setdefault(metric, []).append((tags, unit, points))
-
-    def answer(self, query, start, end):
-        metric = query.partition(":")[2].partition("{")[0]
-        listed = [
-            {
-                "metric": metric, "scope": ",".join(f"{k}:{v}" for k, v in tags.items()),
-                "tag_set": [f"{k}:{v}" for k, v in tags.items()], "interval": 60,
-                "unit": [{"name": unit}, None],
-                "pointlist": [[at.timestamp() * 1000, value] for at, value in points if start <= at.timestamp() < end],
-            }
-            for tags, unit, points in self.series.get(metric, ())
-        ]  # fmt: skip
-        answer = {"status": "ok", "query": query, "res_type": "time_series", "series": listed}
-        model = validate_and_convert_types(answer, (MetricsQueryResponse,), ["answer"], True, True, Configuration())
-        assert not model._unparsed
-        return json.dumps(answer).encode()
-
-
 @pytest.fixture
 def datadog(monkeypatch):
-    far = Datadog()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            url = urlsplit(self.path)
-            asked = {key: values[0] for key, values in parse_qs(url.query).items()}
-            far.asked.append((url.path, asked["query"], self.headers["DD-API-KEY"], self.headers["DD-APPLICATION-KEY"]))
-            status, headers, body = far.refusal or (200, {}, b"")
-            body = body or far.raw or far.answer(asked["query"], int(asked["from"]), int(asked["to"]))
-            self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": len(body), **headers}.items():
-                self.send_header(name, str(value))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    monkeypatch.setitem(client.SITES, SITE, f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("DD_API_KEY", "api")
-    monkeypatch.setenv("DD_APP_KEY", "app")
-    yield far
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    with standing(monkeypatch) as far:
+        yield far
 
 
 @pytest.fixture
@@ -99,19 +38,15 @@ def row(source):
     return Source.objects.create(slug="dog", kind="datadog", options=DISK)
 
 
-def minute(ago=0):
-    return now().replace(second=0, microsecond=0) - timedelta(minutes=ago)
-
-
 def look(source, options=DISK):
     return source.poll(SourceConfig("dog", options), now())
 
 
 def test_each_default_metric_becomes_percent_used(source, datadog):
-    datadog.add("system.disk.in_use", 0.915, host="web-1", device="/var")
-    datadog.add("system.mem.pct_usable", 0.07, host="web-1")
-    datadog.add("system.mem.used_pct", 0.95, host="web-2")
-    datadog.add("system.cpu.idle", 2.0, unit="percent", host="web-1")
+    datadog.measure("system.disk.in_use", 0.915, host="web-1", device="/var")
+    datadog.measure("system.mem.pct_usable", 0.07, host="web-1")
+    datadog.measure("system.mem.used_pct", 0.95, host="web-2")
+    datadog.measure("system.cpu.idle", 2.0, unit="percent", host="web-1")
     found = {(r.signal, r.resource.label, round(r.value, 1)) for r in look(source, {"site": SITE})}
     assert found == {
         ("disk_pressure", "/var on web-1", 91.5), ("memory_pressure", "memory on web-1", 93.0),
@@ -124,14 +59,15 @@ def test_it_asks_with_the_keys_and_once_a_metric(source, datadog):
     source.poll(config, now())
     assert config.progress.calls == len(datadog.asked) == 4
     query = "avg:system.disk.in_use{*} by {host,device}.rollup(avg, 60)"
-    assert datadog.asked[0] == ("/api/v1/query", query, "api", "app")
+    path, asked, *keys = datadog.asked[0]
+    assert (path, asked["query"], keys) == ("/api/v1/query", query, ["api", "app"])
 
 
 def test_keys_may_stand_in_files(source, datadog, monkeypatch, tmp_path):
     (tmp_path / "key").write_text("from-file\n")
     monkeypatch.setenv("DD_API_KEY_FILE", str(tmp_path / "key"))
     look(source)
-    assert datadog.asked[0][2] == "from-file"
+    assert datadog.asked[0].api_key == "from-file"
 
 
 def test_without_keys_it_says_which_are_missing_and_asks_nothing(source, datadog, monkeypatch):
@@ -143,7 +79,7 @@ def test_without_keys_it_says_which_are_missing_and_asks_nothing(source, datadog
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 91.5, -0.5])
 def test_what_is_no_fraction_is_left_out(source, datadog, value):
-    datadog.add("system.disk.in_use", value, host="web-1", device="/var")
+    datadog.measure("system.disk.in_use", value, host="web-1", device="/var")
     assert look(source) == []
 
 
@@ -160,7 +96,7 @@ def test_what_is_no_fraction_is_left_out(source, datadog, value):
     ],
 )
 def test_another_unit_and_what_is_no_hosts_disk_are_left_out(source, datadog, unit, tags):
-    datadog.add("system.disk.in_use", 0.99, unit=unit, **tags)
+    datadog.measure("system.disk.in_use", 0.99, unit=unit, **tags)
     assert look(source) == []
 
 
@@ -174,7 +110,7 @@ def test_another_unit_and_what_is_no_hosts_disk_are_left_out(source, datadog, un
     ],
 )
 def test_a_refusal_is_told_in_our_own_words(source, datadog, status, headers, error, told):
-    datadog.refusal = (status, headers, b'{"errors": ["no"]}')
+    datadog.refuse(status, b'{"errors": ["no"]}', headers)
     with pytest.raises(error, match=told) as raised:
         look(source)
     if status == 429:
@@ -185,7 +121,7 @@ def test_a_refusal_is_told_in_our_own_words(source, datadog, status, headers, er
     "raw", [b'{"series": 5}', b'{"series": ["x"]}', b'{"series": [{"pointlist": "x"}]}', b'{"error": "bad query"}']
 )
 def test_an_answer_that_is_none_is_never_taken_for_no_data(source, datadog, raw):
-    datadog.raw = raw
+    datadog.refuse(200, raw)
     config = SourceConfig("dog", DISK)
     with pytest.raises(Permanent):
         source.poll(config, now())
@@ -200,13 +136,13 @@ def test_nobody_at_the_other_end_is_temporary(source, datadog, monkeypatch):
 
 def test_after_an_outage_of_an_hour_nothing_is_missing_and_nothing_there_twice(row, datadog):
     start = minute(90)
-    datadog.add("system.disk.in_use", *([0.5] * 90), 0.9, at=minute(1), host="web-1", device="/var")
+    datadog.measure("system.disk.in_use", *([0.5] * 90), 0.9, at=minute(1), host="web-1", device="/var")
     poll_once(row, start + timedelta(minutes=20))
     row.refresh_from_db()
-    datadog.refusal = (503, {}, b"{}")
+    datadog.refuse(503)
     with pytest.raises(Temporary):
         poll_once(row, start + timedelta(minutes=50))
-    datadog.refusal = None
+    datadog.relent()
     for _ in range(2):
         row.refresh_from_db()
         poll_once(row, start + timedelta(minutes=90))
@@ -217,17 +153,17 @@ def test_after_an_outage_of_an_hour_nothing_is_missing_and_nothing_there_twice(r
 
 
 def test_a_full_disk_opens_an_incident(row, datadog):
-    datadog.add("system.disk.in_use", 0.9, 0.91, host="web-1", device="/var")
+    datadog.measure("system.disk.in_use", 0.9, 0.91, host="web-1", device="/var")
     poll_once(row, now())
     assert SignalEvent.objects.get().resource == str(VAR)
 
 
 def test_verification_asks_for_that_host_alone_and_a_name_cannot_change_the_query(source, datadog):
-    datadog.add("system.disk.in_use", 0.9, 0.7, host="web-1", device="/var")
+    datadog.measure("system.disk.in_use", 0.9, 0.7, host="web-1", device="/var")
     config = SourceConfig("dog", DISK, progress=Progress())
     assert source.reread(config, "disk_pressure", VAR, now()).value == 70
     source.reread(config, "disk_pressure", ResourceRef("host", "a} by {x", "mount", "/"), now())
-    assert [asked[1].partition(" by")[0] for asked in datadog.asked] == [
+    assert [asked.query["query"].partition(" by")[0] for asked in datadog.asked] == [
         "avg:system.disk.in_use{host:web-1}", "avg:system.disk.in_use{*}",
     ]  # fmt: skip
 
@@ -245,9 +181,9 @@ def container(datadog, name, used, requested, at=None, units=("nanocore", "core"
         "kube_cluster_name": "dd-prod", "kube_namespace": "shop", "kube_deployment": "cart",
         "kube_container_name": name, **tags,
     }  # fmt: skip
-    datadog.add(USED, *(value * 1e6 for value in used), unit=units[0], at=at, **tags)
+    datadog.measure(USED, *(value * 1e6 for value in used), unit=units[0], at=at, **tags)
     if requested is not None:
-        datadog.add(REQUESTED, *[requested / 1000] * len(used), unit=units[1], at=at, **tags)
+        datadog.measure(REQUESTED, *[requested / 1000] * len(used), unit=units[1], at=at, **tags)
 
 
 def test_a_deployments_cpu_is_percent_of_what_its_containers_ask_for(source, datadog):
@@ -282,13 +218,13 @@ def test_what_is_no_share_of_a_known_clusters_deployment_is_left_out(source, dat
 
 def test_workloads_are_asked_for_only_where_clusters_are_named_and_a_deployment_by_itself(source, datadog):
     look(source, {"site": SITE})
-    assert not any("kubernetes" in query for _, query, *_ in datadog.asked)
+    assert not any("kubernetes" in asked.query["query"] for asked in datadog.asked)
     datadog.asked.clear()
     container(datadog, "app", [450, 300], 500)
     config = SourceConfig("dog", CLUSTERS)
     assert source.reread(config, "cpu_saturation", CART, now()).value == pytest.approx(60)
     source.reread(config, "cpu_saturation", ResourceRef("kubernetes", "prod", "deployment", "a}", "shop"), now())
-    where = [query.partition("{")[2].partition("}")[0] for _, query, *_ in datadog.asked]
+    where = [asked.query["query"].partition("{")[2].partition("}")[0] for asked in datadog.asked]
     assert where == ["kube_namespace:shop,kube_deployment:cart"] * 2 + ["*"] * 2
 
 

@@ -1,20 +1,12 @@
 """The source of Datadog's monitors. Real: datadog-api-client over HTTP, PostgreSQL, the mapping, the ingest. Datadog is
-an HTTP server in this process, whose monitors are checked against the client's own models."""
+an HTTP server in this process (tests/datadog.py)."""
 
 import json
-import math
-import threading
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from datadog_api_client import Configuration
-from datadog_api_client.model_utils import validate_and_convert_types
-from datadog_api_client.v1.model.monitor import Monitor
 
 from byteport import loop
-from byteport.clients import datadog as client
 from byteport.clients import datadog_monitors
 from byteport.core.clock import now
 from byteport.core.errors import Permanent, Temporary
@@ -26,80 +18,18 @@ from signals.polling import poll_once
 from signals.reading import Reading, State
 from signals.source import SOURCES, Call, Credentialed, SourceConfig
 from signals.sources.datadog_monitor_states import SOURCE
+from tests.datadog import DISK_MONITOR, SITE, standing
 from tests.standin import Platform, installed
 
 pytestmark = pytest.mark.django_db
-SITE = "datadoghq.eu"
 OPTIONS = {"site": SITE}
 VAR = ResourceRef("host", "web-1", "mount", "/var")
-DISK = "avg(last_5m):avg:system.disk.in_use{*} by {host,device} > 0.9"
-
-
-class Datadog:
-    """What it knows: monitors, in order. It gives them out page by page."""
-
-    def __init__(self):
-        self.monitors, self.asked, self.refusal = [], [], None
-
-    def add(self, groups, *, query=DISK, name="Disk of {{host.name}}", knows=True, **more):
-        """`groups`: a state by each group's tags."""
-        monitor = {
-            "id": 9876 + len(self.monitors), "name": name, "type": "query alert", "query": query, "multi": True,
-            "message": "@webhook-byteport", "tags": ["env:prod"], "priority": None, "overall_state": "Alert",
-            "options": {"notify_no_data": True, "silenced": {}}, "matching_downtimes": [],
-            "state": {"groups": {
-                scope: {"name": scope, "status": status, "last_triggered_ts": 1772366100}
-                for scope, status in groups.items()
-            }}, **more,
-        }  # fmt: skip
-        if knows:
-            model = validate_and_convert_types(monitor, (Monitor,), ["monitor"], True, True, Configuration())
-            assert not model._unparsed
-        self.monitors.append(monitor)
-        return monitor
-
-    def turn(self, monitor, scope, status):
-        """The group comes into another state, now."""
-        group = monitor["state"]["groups"][scope]
-        group["status"] = status
-        group["last_resolved_ts" if status == "OK" else "last_triggered_ts"] = math.ceil(now().timestamp())
-
-    def answer(self, asked):
-        assert asked["group_states"] == "all"
-        assert asked["with_downtimes"].lower() == "true"
-        size, page = int(asked["page_size"]), int(asked["page"])
-        return json.dumps(self.monitors[page * size : (page + 1) * size]).encode()
 
 
 @pytest.fixture
 def datadog(monkeypatch):
-    far = Datadog()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            url = urlsplit(self.path)
-            asked = {key: values[0] for key, values in parse_qs(url.query).items()}
-            far.asked.append((url.path, asked))
-            status, body = far.refusal or (200, far.answer(asked))
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    monkeypatch.setitem(client.SITES, SITE, f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("DD_API_KEY", "api")
-    monkeypatch.setenv("DD_APP_KEY", "app")
-    yield far
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    with standing(monkeypatch) as far:
+        yield far
 
 
 @pytest.fixture
@@ -127,7 +57,7 @@ def told(title, **fields):
     [("Alert", State.FIRING, "critical"), ("Warn", State.FIRING, "warning"), ("OK", State.RESOLVED, None)],
 )
 def test_a_groups_state_is_a_signal_of_what_its_tags_name(datadog, status, state, severity):
-    datadog.add({"device:/var,host:web-1": status})
+    datadog.watch({"device:/var,host:web-1": status})
     (reading,) = look()
     assert (reading.signal, reading.resource, reading.state) == ("disk_pressure", VAR, state)
     assert reading.labels.get("severity") == severity
@@ -136,7 +66,7 @@ def test_a_groups_state_is_a_signal_of_what_its_tags_name(datadog, status, state
 
 @pytest.mark.parametrize("status", ["No Data", "Unknown", "Ignored", "Skipped", "Something new"])
 def test_any_other_state_neither_opens_nor_closes(row, datadog, status):
-    monitor = datadog.add({"device:/var,host:web-1": "Alert"})
+    monitor = datadog.watch({"device:/var,host:web-1": "Alert"})
     poll_once(row, now())
     datadog.turn(monitor, "device:/var,host:web-1", status)
     assert look() == []
@@ -146,7 +76,9 @@ def test_any_other_state_neither_opens_nor_closes(row, datadog, status):
 
 
 def test_each_group_opens_and_ends_an_incident_of_its_own(row, datadog):
-    monitor = datadog.add({"device:/var,host:web-1": "Alert", "device:/,host:web-2": "Alert", "device:/,host:c": "OK"})
+    monitor = datadog.watch(
+        {"device:/var,host:web-1": "Alert", "device:/,host:web-2": "Alert", "device:/,host:c": "OK"}
+    )
     poll_once(row, now())
     assert sorted(SignalEvent.objects.values_list("resource", flat=True)) == [
         "host/web-1/mount/%2Fvar", "host/web-2/mount/%2F",
@@ -159,7 +91,7 @@ def test_each_group_opens_and_ends_an_incident_of_its_own(row, datadog):
 @pytest.mark.parametrize(
     ("query", "scope", "title", "fields"),
     [
-        (DISK, "device:/var,host:web-1", "[Triggered on {host:web-1,device:/var}] Disk of web-1",
+        (DISK_MONITOR, "device:/var,host:web-1", "[Triggered on {host:web-1,device:/var}] Disk of web-1",
          {"scope": "host:web-1, device:/var"}),
         ("avg(last_5m):avg:shop.queue{*} by {host} > 5", "host:web-1", "[P1] [Re-Triggered] Disk of web-1",
          {"metric": "shop.queue"}),
@@ -168,7 +100,7 @@ def test_each_group_opens_and_ends_an_incident_of_its_own(row, datadog):
     ],
 )  # fmt: skip
 def test_the_webhook_of_the_same_monitor_makes_no_second_incident(row, datadog, query, scope, title, fields):
-    monitor = datadog.add({scope: "Alert"}, query=query)
+    monitor = datadog.watch({scope: "Alert"}, query=query)
     poll_once(row, now())
     ingest([told(title, **{"scope": scope, **fields})])
     event = SignalEvent.objects.get()
@@ -179,7 +111,7 @@ def test_the_webhook_of_the_same_monitor_makes_no_second_incident(row, datadog, 
 
 
 def test_a_monitor_that_is_laxer_or_slower_than_byteports_own_measurements_has_no_say_against_them(row, datadog):
-    monitor = datadog.add({"device:/var,host:web-1": "OK"})
+    monitor = datadog.watch({"device:/var,host:web-1": "OK"})
     datadog.turn(monitor, "device:/var,host:web-1", "OK")
     start = now()
     ingest([measured(90.0, start + timedelta(seconds=each)) for each in (0, 60)])
@@ -193,7 +125,7 @@ def test_a_monitor_that_is_laxer_or_slower_than_byteports_own_measurements_has_n
 
 
 def test_an_end_without_a_time_ends_what_the_monitor_has_opened_and_nothing_else(row, datadog):
-    monitor = datadog.add({"device:/var,host:web-1": "Alert"})
+    monitor = datadog.watch({"device:/var,host:web-1": "Alert"})
     poll_once(row, now())
     monitor["state"]["groups"]["device:/var,host:web-1"]["status"] = "OK"
     poll_once(row, now())
@@ -210,7 +142,9 @@ def measured(percent, at):
 
 
 def test_what_no_rule_describes_is_kept_under_the_monitors_name_unless_it_is_not_wanted(datadog):
-    datadog.add({"host:web-1": "Alert"}, query="avg(last_5m):avg:shop.queue{*} by {host} > 5", name="Queue", priority=4)
+    datadog.watch(
+        {"host:web-1": "Alert"}, query="avg(last_5m):avg:shop.queue{*} by {host} > 5", name="Queue", priority=4
+    )
     (reading,) = look()
     assert (reading.signal, str(reading.resource)) == ("alert:Queue", "host/web-1/host/web-1")
     assert reading.labels["severity"] == "info"
@@ -221,7 +155,7 @@ def test_an_operators_mapping_goes_first(row, datadog):
     AlertMapping.objects.create(
         name="queues", alert="Queue*", signal="cpu_saturation", resource="kubernetes/prod/shop/deployment/{service}"
     )
-    datadog.add({"service:cart": "Alert"}, query="avg(last_5m):avg:shop.queue{*} by {service} > 5", name="Queue")
+    datadog.watch({"service:cart": "Alert"}, query="avg(last_5m):avg:shop.queue{*} by {service} > 5", name="Queue")
     poll_once(row, now())
     assert SignalEvent.objects.get().resource == "kubernetes/prod/shop/deployment/cart"
 
@@ -238,20 +172,20 @@ def test_an_operators_mapping_goes_first(row, datadog):
     ],
 )
 def test_a_monitor_without_groups_is_about_the_host_that_its_query_fixes_if_it_fixes_one(datadog, query, resource):
-    datadog.add({"*": "Alert"}, query=query, multi=False)
+    datadog.watch({"*": "Alert"}, query=query, multi=False)
     (reading,) = look()
     assert (str(reading.resource) if reading.signal == "memory_pressure" else None) == resource
 
 
 def test_a_monitor_without_groups_may_have_its_state_by_itself(datadog):
-    datadog.add({}, query="avg(last_5m):avg:system.mem.pct_usable{host:web-1} < 0.1", multi=False)
+    datadog.watch({}, query="avg(last_5m):avg:system.mem.pct_usable{host:web-1} < 0.1", multi=False)
     assert [each.state for each in look()] == [State.FIRING]
 
 
 @pytest.mark.parametrize("came", ["2026-03-01T12:00:00.250000+00:00", 1772366400])
 def test_a_state_by_itself_is_of_when_it_was_modified_and_no_news_after_that(datadog, came):
     query = "avg(last_5m):avg:system.mem.pct_usable{host:web-1} < 0.1"
-    monitor = datadog.add({}, query=query, multi=False, overall_state="OK", overall_state_modified=came)
+    monitor = datadog.watch({}, query=query, multi=False, overall_state="OK", overall_state_modified=came)
     (reading,) = look()
     assert (reading.state, int(reading.at.timestamp())) == (State.RESOLVED, 1772366400)
     monitor["overall_state_modified"] = None
@@ -274,7 +208,7 @@ def test_a_state_by_itself_is_of_when_it_was_modified_and_no_news_after_that(dat
     ],
 )
 def test_what_is_muted_or_a_draft_tells_nobody(datadog, more, is_told):
-    datadog.add({"device:/var,host:web-1": "Alert"}, **more)
+    datadog.watch({"device:/var,host:web-1": "Alert"}, **more)
     assert bool(look()) is is_told
 
 
@@ -282,7 +216,7 @@ def test_a_thing_is_well_only_when_none_of_its_monitors_fires(datadog):
     for statuses in (("OK", "Warn"), ("Warn", "OK"), ("OK", "Alert", "Warn")):
         datadog.monitors.clear()
         for status in statuses:
-            datadog.add({"device:/var,host:web-1": status})
+            datadog.watch({"device:/var,host:web-1": status})
         (reading,) = look()
         assert reading.state is State.FIRING
         assert reading.labels["severity"] == ("critical" if "Alert" in statuses else "warning")
@@ -290,15 +224,15 @@ def test_a_thing_is_well_only_when_none_of_its_monitors_fires(datadog):
 
 @pytest.mark.parametrize("never", [0, None])
 def test_a_group_that_has_never_fired_has_nothing_to_resolve(row, datadog, never):
-    monitor = datadog.add({"device:/var,host:web-1": "OK"})
+    monitor = datadog.watch({"device:/var,host:web-1": "OK"})
     monitor["state"]["groups"]["device:/var,host:web-1"]["last_triggered_ts"] = never
     poll_once(row, now())
     assert not Series.objects.exists()
 
 
 def test_a_monitor_of_a_kind_that_is_new_is_read_and_one_that_is_none_fails_no_other(datadog, caplog):
-    datadog.add({"device:/var,host:web-1": "Alert"}, type="a new kind", knows=False)
-    datadog.add({"device:/,host:web-2": "Alert"}, id="no number", knows=False)
+    datadog.watch({"device:/var,host:web-1": "Alert"}, type="a new kind", knows=False)
+    datadog.watch({"device:/,host:web-2": "Alert"}, id="no number", knows=False)
     datadog.monitors.append({"id": 3, "type": "query alert", "query": 7})
     assert [each.resource.place for each in look()] == ["web-1"]
     assert "monitors could not be read" in caplog.text
@@ -307,11 +241,11 @@ def test_a_monitor_of_a_kind_that_is_new_is_read_and_one_that_is_none_fails_no_o
 def test_it_reads_page_by_page_and_counts_each(datadog, monkeypatch):
     monkeypatch.setattr(datadog_monitors, "PAGE", 2)
     for number in range(5):
-        datadog.add({f"device:/var,host:web-{number}": "Alert"})
+        datadog.watch({f"device:/var,host:web-{number}": "Alert"})
     config = SourceConfig("dog", {**OPTIONS, "monitor_tags": ["team:shop", "byteport"]})
     assert len(SOURCE.poll(config, now())) == 5
     assert config.progress.calls == len(datadog.asked) == 3
-    assert {asked["monitor_tags"] for _, asked in datadog.asked} == {"team:shop,byteport"}
+    assert {asked.query["monitor_tags"] for asked in datadog.asked} == {"team:shop,byteport"}
 
 
 @pytest.mark.parametrize(("most", "told"), [("MOST_PAGES", "monitors"), ("MOST_GROUPS", "groups")])
@@ -319,7 +253,7 @@ def test_more_than_can_be_read_is_refused_with_what_to_do_about_it(datadog, monk
     monkeypatch.setattr(datadog_monitors, "PAGE", 1)
     monkeypatch.setattr(datadog_monitors, most, 2)
     for _ in range(3):
-        datadog.add({"device:/var,host:web-1": "Alert", "device:/,host:web-1": "OK"})
+        datadog.watch({"device:/var,host:web-1": "Alert", "device:/,host:web-1": "OK"})
     with pytest.raises(Permanent, match=f"{told}. Narrow them by the option monitor_tags"):
         look()
 
@@ -336,9 +270,9 @@ def test_more_than_can_be_read_is_refused_with_what_to_do_about_it(datadog, monk
     ],
 )
 def test_a_refusal_is_told_in_our_own_words_and_closes_nothing(row, datadog, refusal, error, told):
-    datadog.add({"device:/var,host:web-1": "Alert"})
+    datadog.watch({"device:/var,host:web-1": "Alert"})
     poll_once(row, now())
-    datadog.refusal = refusal
+    datadog.refuse(*refusal)
     with pytest.raises(error, match=told):
         poll_once(row, now())
     row.refresh_from_db()
@@ -357,8 +291,8 @@ def test_doctor_is_told_whether_the_keys_are_found(monkeypatch):
 
 
 def test_verification_takes_the_worst_that_any_monitor_says_and_no_data_for_no_answer(datadog):
-    first = datadog.add({"device:/var,host:web-1": "OK"})
-    second = datadog.add({"device:/var,host:web-1": "Alert", "device:/,host:web-1": "Alert"})
+    first = datadog.watch({"device:/var,host:web-1": "OK"})
+    second = datadog.watch({"device:/var,host:web-1": "Alert", "device:/,host:web-1": "Alert"})
     config = SourceConfig("dog", OPTIONS)
     assert SOURCE.reread(config, "disk_pressure", VAR, now()).state is State.FIRING
     datadog.turn(second, "device:/var,host:web-1", "No Data")
@@ -371,7 +305,7 @@ def test_verification_takes_the_worst_that_any_monitor_says_and_no_data_for_no_a
 
 @pytest.mark.parametrize(("status", "judged"), [("OK", "good"), ("Alert", "bad"), ("No Data", "inconclusive")])
 def test_a_fix_is_judged_by_what_the_monitor_says_after_it(row, datadog, status, judged):
-    monitor = datadog.add({"device:/var,host:web-1": "Alert"})
+    monitor = datadog.watch({"device:/var,host:web-1": "Alert"})
     AgentSettings.objects.create(dry_run=False)
     poll_once(row, now())
     event = SignalEvent.objects.get()
