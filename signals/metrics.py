@@ -147,6 +147,17 @@ def labels_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {key: value[:LABEL_CHARS] for key, value in pairs if value and key.isprintable() and value.isprintable()}
 
 
+def first_told(by_metric: Iterable[Iterable[Reading]]) -> list[Reading]:
+    """All readings, but of two metrics that tell of the same thing only the first one's."""
+    first: dict[tuple[str, ResourceRef], int] = {}
+    return [
+        reading
+        for place, readings in enumerate(by_metric)
+        for reading in readings
+        if first.setdefault((reading.signal, reading.resource), place) == place
+    ]
+
+
 class MetricSourceBase(Generic[O]):
     """The part of a `MetricSource` that is the same for every vendor."""
 
@@ -159,8 +170,13 @@ class MetricSourceBase(Generic[O]):
     def __init__(self) -> None:
         self._given: dict[str, tuple[datetime, frozenset[tuple[str, datetime]]]] = {}  # by slug; until when, and what
 
-    def look(self, config: SourceConfig, options: O, span: Span, only: Only | None = None) -> Sequence[Reading]:
-        """The readings of a span, or of one signal of one resource. Raises Temporary or Permanent."""
+    def look(
+        self, config: SourceConfig, options: O, span: Span, only: Only | None = None
+    ) -> Iterable[Iterable[Reading]]:
+        """Each metric's readings of a span, or of one signal of one resource, in the order in which the metrics count.
+
+        Raises Temporary or Permanent, also while they are gone through.
+        """
         raise NotImplementedError
 
     def interval_s(self) -> float:
@@ -183,7 +199,7 @@ class MetricSourceBase(Generic[O]):
     def poll(self, config: SourceConfig, now: datetime) -> Sequence[Reading]:
         options = options_of(config.options, self.options_type)
         span = span_of(config.progress.read_until, now, longest_s(options.metrics))
-        readings = self.look(config, options, span)
+        readings = first_told(self.look(config, options, span))
         fresh = self._fresh(config, readings, span.end)
         config.progress.read_until = span.end
         return fresh
@@ -194,7 +210,7 @@ class MetricSourceBase(Generic[O]):
         end = now.replace(microsecond=0)
         step_s = longest_s(options.metrics, signal)
         span = Span(floor(end - self.behind - timedelta(seconds=2 * step_s), step_s), end)
-        readings = self.look(config, options, span, Only(signal, resource))
+        readings = first_told(self.look(config, options, span, Only(signal, resource)))
         found = [each for each in readings if (each.signal, each.resource) == (signal, resource)]
         return max(found, key=lambda each: each.at, default=None)
 

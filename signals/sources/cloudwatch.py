@@ -1,13 +1,13 @@
 """CloudWatch: the metrics of the CloudWatch agent and of EC2. One row of `sources` is one region of one account."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
 
 from byteport.clients import aws, cloudwatch
-from byteport.clients.cloudwatch import Query, Series
+from byteport.clients.cloudwatch import Point, Query, Series
 from byteport.core.clock import now
 from byteport.core.resource import ResourceRef
 from signals.metrics import (
@@ -76,18 +76,13 @@ class CloudWatchSource(MetricSourceBase[CloudWatchOptions]):
 
     def look(
         self, config: SourceConfig, options: CloudWatchOptions, span: Span, only: Only | None = None
-    ) -> Sequence[Reading]:
+    ) -> Iterable[Iterable[Reading]]:
+        """Series by series: of each thing one has been chosen already."""
         client = aws.client("cloudwatch", options.region, options.role_arn)
         watched = self._of_one(config, options, only) if only else self._of_all(config, options)
         queries = [Query(each.series, each.metric.period_s) for each in watched]
         points = cloudwatch.read_points(client, queries, span.start, span.end, config.progress.count)
-        return [
-            reading
-            for each, measured in zip(watched, points, strict=True)
-            for point in measured
-            if is_whole(point.at, each.metric.period_s, span)
-            and (reading := reading_of(each, point.at, point.value, config.slug)) is not None
-        ]
+        return (readings_of(each, measured, span, config.slug) for each, measured in zip(watched, points, strict=True))
 
     def _of_all(self, config: SourceConfig, options: CloudWatchOptions) -> list[Watched]:
         at, known, watched = self._listed.get(config.slug, (None, None, []))
@@ -141,19 +136,20 @@ def about(metric: CloudWatchMetric, dimensions: dict[str, str]) -> ResourceRef |
     return resource_of(metric.signal, place, dimensions.get("path", ""))
 
 
-def reading_of(watched: Watched, at: datetime, value: float, source: str) -> Reading | None:
-    percent = percent_of(value, watched.metric)
-    if percent is None:
-        return None
-    return Reading(
-        signal=watched.metric.signal,
-        resource=watched.resource,
-        at=at,
-        value=percent,
-        source=source,
-        labels=labels_of((("metric", watched.metric.name), *watched.series.dimensions)),
-        period_s=watched.metric.period_s,
-    )
+def readings_of(watched: Watched, points: Iterable[Point], span: Span, source: str) -> Iterator[Reading]:
+    metric = watched.metric
+    for point in points:
+        percent = percent_of(point.value, metric)
+        if percent is not None and is_whole(point.at, metric.period_s, span):
+            yield Reading(
+                signal=metric.signal,
+                resource=watched.resource,
+                at=point.at,
+                value=percent,
+                source=source,
+                labels=labels_of((("metric", metric.name), *watched.series.dimensions)),
+                period_s=metric.period_s,
+            )
 
 
 SOURCE = CloudWatchSource()

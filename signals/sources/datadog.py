@@ -4,8 +4,7 @@ The state of monitors is read by `datadog_monitor_states`, or comes by webhook (
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -91,14 +90,8 @@ class DatadogSource(MetricSourceBase[DatadogOptions]):
 
     def look(
         self, config: SourceConfig, options: DatadogOptions, span: Span, only: Only | None = None
-    ) -> Sequence[Reading]:
-        found: dict[tuple[str, ResourceRef], list[Reading]] = {}
-        for metric in chosen(options, only):
-            of_metric: dict[tuple[str, ResourceRef], list[Reading]] = defaultdict(list)
-            for reading in self._readings(metric, config, options, span, only):
-                of_metric[reading.signal, reading.resource].append(reading)
-            found = {**of_metric, **found}  # of two metrics that tell the same, the first one counts
-        return [reading for readings in found.values() for reading in readings]
+    ) -> Iterable[Iterable[Reading]]:
+        return (self._readings(metric, config, options, span, only) for metric in chosen(options, only))
 
     def _readings(
         self, metric: DatadogMetric, config: SourceConfig, options: DatadogOptions, span: Span, only: Only | None

@@ -43,7 +43,6 @@ UNITS = {
     Unit.FRACTION_FREE: ("10^2.%", "1"),
 }  # fmt: skip  (UCUM's codes, as in the metrics' descriptors; many say 1 for want of a better one)
 
-Found = dict[tuple[str, ResourceRef], dict[datetime, Reading]]  # by signal, resource and time
 LabelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 LabelValue = Annotated[str, msgspec.Meta(pattern=r'^[^"\\\x00-\x1f\x7f]{1,200}$')]
 
@@ -85,18 +84,14 @@ class GcpMonitoringSource(MetricSourceBase[GcpOptions]):
 
     def look(
         self, config: SourceConfig, options: GcpOptions, span: Span, only: Only | None = None
-    ) -> Sequence[Reading]:
+    ) -> Iterable[Iterable[Reading]]:
         asked = [metric for metric in options.metrics if only is None or metric.signal == only.signal]
         place = only.resource.place if only else ""
         listed = [(metric, self._series(config, options, metric, span, place)) for metric in asked]
         if asked and all(series is None for _, series in listed):
             names = ", ".join(metric.name for metric in asked)
             raise Permanent(f"The project {options.project} has no such metric: {names}. Is the Ops Agent installed?")
-        found: Found = {}
-        for metric, series in listed:  # of two metrics that tell the same, the first one counts
-            for key, readings in readings_of(metric, series or (), span, config.slug).items():
-                found.setdefault(key, readings)
-        return [reading for readings in found.values() for reading in readings.values()]
+        return (readings_of(metric, series or (), span, config.slug) for metric, series in listed)
 
     def _series(
         self, config: SourceConfig, options: GcpOptions, metric: GcpMetric, span: Span, place: str
@@ -116,20 +111,19 @@ def filter_of(metric: GcpMetric, place: str = "") -> str:
     return " AND ".join(parts)
 
 
-def readings_of(metric: GcpMetric, listed: Iterable[Series], span: Span, source: str) -> Found:
+def readings_of(metric: GcpMetric, listed: Iterable[Series], span: Span, source: str) -> Iterable[Reading]:
     """Raises Permanent for another unit, and where two series tell the same: one of them would be the wrong one."""
-    found: Found = {}
+    found: dict[tuple[ResourceRef, datetime], Reading] = {}
     for series in listed:
         _require_unit(metric, series)
         resource = about(metric, series.labels)
         for reading in _readings(metric, resource, series, span, source) if resource else ():
-            at_times = found.setdefault((reading.signal, reading.resource), {})
-            if at_times.setdefault(reading.at, reading) is not reading:
+            if found.setdefault((reading.resource, reading.at), reading) is not reading:
                 raise Permanent(
                     f"{metric.name} has several series of {reading.resource.label}:"
                     " set `labels` that only the right one has."
                 )
-    return found
+    return found.values()
 
 
 def _readings(metric: GcpMetric, resource: ResourceRef, series: Series, span: Span, source: str) -> Iterator[Reading]:

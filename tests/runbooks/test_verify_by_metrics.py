@@ -35,7 +35,7 @@ class Vendor(MetricSourceBase[Options]):
         measured = Reading(
             signal="disk_pressure", resource=RESOURCE, at=newest, value=10.0, source="vendor", period_s=60
         )
-        return [] if self.silent else [measured]
+        return [] if self.silent else [[measured]]
 
 
 @pytest.fixture
