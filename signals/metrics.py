@@ -4,7 +4,7 @@ A window begins earlier than the last one ended, since vendors' data come late. 
 else by its series, which takes each time only once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from math import isfinite
@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 import msgspec
 
 from byteport.core.errors import Permanent
+from byteport.core.point import Point
 from byteport.core.resource import ResourceRef
 from signals.reading import Reading
 from signals.source import SourceConfig
@@ -145,6 +146,30 @@ def fills(path: str, fstype: str) -> bool:
 def labels_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Of a vendor's names and values those that can be shown."""
     return {key: value[:LABEL_CHARS] for key, value in pairs if value and key.isprintable() and value.isprintable()}
+
+
+def readings_of(
+    metric: Metric,
+    resource: ResourceRef,
+    points: Iterable[Point],
+    labels: Iterable[tuple[str, str]],
+    span: Span,
+    source: str,
+) -> Iterator[Reading]:
+    """What a series says of a resource: of its points those that are whole, and can be in the metric's unit."""
+    shown = labels_of((("metric", metric.name), *labels))
+    for point in points:
+        percent = percent_of(point.value, metric)
+        if percent is not None and is_whole(point.at, metric.period_s, span):
+            yield Reading(
+                signal=metric.signal,
+                resource=resource,
+                at=point.at,
+                value=percent,
+                source=source,
+                labels=shown,
+                period_s=metric.period_s,
+            )
 
 
 def first_told(by_metric: Iterable[Iterable[Reading]]) -> list[Reading]:

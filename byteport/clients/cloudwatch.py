@@ -12,6 +12,7 @@ import msgspec
 
 from byteport.clients import aws
 from byteport.core.errors import Permanent, Temporary
+from byteport.core.point import Point
 
 QUERIES_A_CALL = 500
 MOST_SERIES = 20_000
@@ -31,13 +32,6 @@ class Series(msgspec.Struct, frozen=True):
 class Query(msgspec.Struct, frozen=True):
     series: Series
     period_s: int
-
-
-class Point(msgspec.Struct, frozen=True):
-    """The average of a period that began `at`."""
-
-    at: datetime
-    value: float
 
 
 def list_series(

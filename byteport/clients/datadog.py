@@ -16,6 +16,7 @@ from datadog_api_client.v1.api.metrics_api import MetricsApi
 from urllib3.exceptions import HTTPError
 
 from byteport.core.errors import Permanent, Temporary
+from byteport.core.point import Point
 from byteport.environment import secret
 
 TIMEOUT_S = (5, 30)  # to connect, to answer
@@ -30,13 +31,6 @@ SITES = {
         "ap2.datadoghq.com", "ddog-gov.com",
     )
 }  # fmt: skip
-
-
-class Point(msgspec.Struct, frozen=True):
-    """The average of a period that began `at`."""
-
-    at: datetime
-    value: float
 
 
 class Group(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ from google.cloud.monitoring_v3 import (
 
 from byteport.clients import gcp
 from byteport.core.errors import Permanent, Temporary
+from byteport.core.point import Point
 
 ENDPOINT = MetricServiceClient.DEFAULT_ENDPOINT
 SCOPE = "https://www.googleapis.com/auth/monitoring.read"
@@ -42,13 +43,6 @@ class Query(msgspec.Struct, frozen=True):
 
     filter: str
     period_s: int
-
-
-class Point(msgspec.Struct, frozen=True):
-    """The average of a period that began `at`."""
-
-    at: datetime
-    value: float
 
 
 class Series(msgspec.Struct, frozen=True):

@@ -1,13 +1,13 @@
 """CloudWatch: the metrics of the CloudWatch agent and of EC2. One row of `sources` is one region of one account."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
 
 from byteport.clients import aws, cloudwatch
-from byteport.clients.cloudwatch import Point, Query, Series
+from byteport.clients.cloudwatch import Query, Series
 from byteport.core.clock import now
 from byteport.core.resource import ResourceRef
 from signals.metrics import (
@@ -17,10 +17,8 @@ from signals.metrics import (
     Options,
     Span,
     fills,
-    is_whole,
-    labels_of,
     options_of,
-    percent_of,
+    readings_of,
     resource_of,
 )
 from signals.reading import Reading
@@ -82,7 +80,10 @@ class CloudWatchSource(MetricSourceBase[CloudWatchOptions]):
         watched = self._of_one(config, options, only) if only else self._of_all(config, options)
         queries = [Query(each.series, each.metric.period_s) for each in watched]
         points = cloudwatch.read_points(client, queries, span.start, span.end, config.progress.count)
-        return (readings_of(each, measured, span, config.slug) for each, measured in zip(watched, points, strict=True))
+        return (
+            readings_of(each.metric, each.resource, measured, each.series.dimensions, span, config.slug)
+            for each, measured in zip(watched, points, strict=True)
+        )
 
     def _of_all(self, config: SourceConfig, options: CloudWatchOptions) -> list[Watched]:
         at, known, watched = self._listed.get(config.slug, (None, None, []))
@@ -134,22 +135,6 @@ def about(metric: CloudWatchMetric, dimensions: dict[str, str]) -> ResourceRef |
     """What a series is about. None for what is not one host's, e.g. the average of an Auto Scaling group."""
     place = next((dimensions[name] for name in HOST_DIMENSIONS if dimensions.get(name)), "")
     return resource_of(metric.signal, place, dimensions.get("path", ""))
-
-
-def readings_of(watched: Watched, points: Iterable[Point], span: Span, source: str) -> Iterator[Reading]:
-    metric = watched.metric
-    for point in points:
-        percent = percent_of(point.value, metric)
-        if percent is not None and is_whole(point.at, metric.period_s, span):
-            yield Reading(
-                signal=metric.signal,
-                resource=watched.resource,
-                at=point.at,
-                value=percent,
-                source=source,
-                labels=labels_of((("metric", metric.name), *watched.series.dimensions)),
-                period_s=metric.period_s,
-            )
 
 
 SOURCE = CloudWatchSource()

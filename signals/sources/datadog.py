@@ -25,9 +25,8 @@ from signals.metrics import (
     Unit,
     fills,
     is_whole,
-    labels_of,
     options_of,
-    percent_of,
+    readings_of,
     resource_of,
 )
 from signals.reading import Reading
@@ -103,7 +102,7 @@ class DatadogSource(MetricSourceBase[DatadogOptions]):
             for group in ask(query_of(metric, only.resource.place if only else "")):
                 resource = about(metric, group)
                 if resource is not None:
-                    yield from readings_of(metric, resource, group, span, config.slug)
+                    yield from readings_of(metric, resource, group.points, group.tags.items(), span, config.slug)
             return
         used, requested = (ask(workloads.query_of(name, metric.period_s, only)) for name in (metric.name, metric.of))
         for share in workloads.shares(used, requested, options.clusters):
@@ -150,23 +149,6 @@ def about(metric: DatadogMetric, group: Group) -> ResourceRef | None:
     if metric.signal == "disk_pressure" and (device in NO_DISKS or not fills(device, device)):
         return None
     return resource_of(metric.signal, group.tags.get("host", ""), device)
-
-
-def readings_of(
-    metric: DatadogMetric, resource: ResourceRef, group: Group, span: Span, source: str
-) -> Iterator[Reading]:
-    for point in group.points:
-        percent = percent_of(point.value, metric)
-        if percent is not None and is_whole(point.at, metric.period_s, span):
-            yield Reading(
-                signal=metric.signal,
-                resource=resource,
-                at=point.at,
-                value=percent,
-                source=source,
-                labels=labels_of((("metric", metric.name), *group.tags.items())),
-                period_s=metric.period_s,
-            )
 
 
 SOURCE = DatadogSource()

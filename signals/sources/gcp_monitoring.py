@@ -4,7 +4,7 @@ Incidents of its alerting policies come by webhook (`gcp_incident`).
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -23,10 +23,8 @@ from signals.metrics import (
     Unit,
     fills,
     floor,
-    is_whole,
-    labels_of,
     options_of,
-    percent_of,
+    readings_of,
     resource_of,
 )
 from signals.reading import Reading
@@ -91,7 +89,7 @@ class GcpMonitoringSource(MetricSourceBase[GcpOptions]):
         if asked and all(series is None for _, series in listed):
             names = ", ".join(metric.name for metric in asked)
             raise Permanent(f"The project {options.project} has no such metric: {names}. Is the Ops Agent installed?")
-        return (readings_of(metric, series or (), span, config.slug) for metric, series in listed)
+        return (readings_of_metric(metric, series or (), span, config.slug) for metric, series in listed)
 
     def _series(
         self, config: SourceConfig, options: GcpOptions, metric: GcpMetric, span: Span, place: str
@@ -111,35 +109,21 @@ def filter_of(metric: GcpMetric, place: str = "") -> str:
     return " AND ".join(parts)
 
 
-def readings_of(metric: GcpMetric, listed: Iterable[Series], span: Span, source: str) -> Iterable[Reading]:
+def readings_of_metric(metric: GcpMetric, listed: Iterable[Series], span: Span, source: str) -> Iterable[Reading]:
     """Raises Permanent for another unit, and where two series tell the same: one of them would be the wrong one."""
     found: dict[tuple[ResourceRef, datetime], Reading] = {}
     for series in listed:
         _require_unit(metric, series)
         resource = about(metric, series.labels)
-        for reading in _readings(metric, resource, series, span, source) if resource else ():
+        if resource is None:
+            continue
+        for reading in readings_of(metric, resource, series.points, series.labels.items(), span, source):
             if found.setdefault((reading.resource, reading.at), reading) is not reading:
                 raise Permanent(
                     f"{metric.name} has several series of {reading.resource.label}:"
                     " set `labels` that only the right one has."
                 )
     return found.values()
-
-
-def _readings(metric: GcpMetric, resource: ResourceRef, series: Series, span: Span, source: str) -> Iterator[Reading]:
-    labels = labels_of((("metric", metric.name), *series.labels.items()))
-    for point in series.points:
-        percent = percent_of(point.value, metric)
-        if percent is not None and is_whole(point.at, metric.period_s, span):
-            yield Reading(
-                signal=metric.signal,
-                resource=resource,
-                at=point.at,
-                value=percent,
-                source=source,
-                labels=labels,
-                period_s=metric.period_s,
-            )
 
 
 def about(metric: GcpMetric, labels: dict[str, str]) -> ResourceRef | None:
