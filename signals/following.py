@@ -1,15 +1,14 @@
 """Follows the stream sources: each in a thread of its own, on one machine only (see `signals.polling`)."""
 
-import random
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
 import structlog
 from django.db import Error as DatabaseError
-from django.db import close_old_connections, connection
+from django.db import close_old_connections
 
+from byteport.core.backoff import backoff_s
 from byteport.core.clock import now
 from byteport.core.errors import Permanent, Temporary
 from byteport.core.resource import ResourceRef
@@ -18,6 +17,7 @@ from signals.ingest import ingest
 from signals.models import SignalEvent, Source, SourceStream, Status, StreamState
 from signals.reading import Reading
 from signals.source import SOURCES, OpenSeries, StreamHealth, StreamSource
+from signals.source_thread import SourceThread
 
 log = structlog.get_logger()
 
@@ -103,29 +103,15 @@ def _row(source: Source, stream: StreamHealth, at: datetime) -> SourceStream:
     )
 
 
-class Follow(threading.Thread):
+class Follow(SourceThread):
     """Follows one source until it is told to stop, and begins anew where it cannot."""
 
-    def __init__(self, slug: str) -> None:
-        super().__init__(name=f"follow-{slug}", daemon=True)
-        self.slug = slug
-        self._stop_asked = threading.Event()
-
-    def stop(self) -> None:
-        self._stop_asked.set()
-
-    def run(self) -> None:
-        faults = 0
-        while not self._stop_asked.is_set():
-            try:
-                self._follow()
-            except (Temporary, Permanent, DatabaseError, Source.DoesNotExist) as error:
-                self._failed(error)
-            first, longest = FAULT_PAUSE_S
-            pause = min(first * 2 ** min(faults, 10), longest) * random.uniform(0.8, 1.2)  # noqa: S311 (jitter)
-            faults += 1
-            self._stop_asked.wait(pause)
-        connection.close()
+    def turn(self, faults: int) -> tuple[float, int]:
+        try:
+            self._follow()
+        except (Temporary, Permanent, DatabaseError, Source.DoesNotExist) as error:
+            self._failed(error)
+        return backoff_s(faults, *FAULT_PAUSE_S), faults + 1
 
     def _follow(self) -> None:
         close_old_connections()
@@ -133,7 +119,7 @@ class Follow(threading.Thread):
         source = SOURCES.get(row.kind)
         if not isinstance(source, StreamSource):
             raise Permanent(f"{row.slug} is not a source that can be followed.")
-        source.follow(health.config_of(row), DatabaseChannel(row), self._stop_asked)
+        source.follow(health.config_of(row), DatabaseChannel(row), self.stop_asked)
 
     def _failed(self, error: Exception) -> None:
         log.warning("source failed", source=self.slug, error=str(error))

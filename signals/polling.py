@@ -4,7 +4,6 @@ Which process does is settled by PostgreSQL: whoever holds the source's advisory
 process dies, its locks go with its connection and another takes over.
 """
 
-import random
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 
 from byteport import pulse
+from byteport.core.backoff import backoff_s
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError, Permanent, Temporary
 from byteport.heartbeats import farewell, heartbeat
@@ -25,6 +25,7 @@ from signals.following import Follow
 from signals.ingest import Ingested, ingest
 from signals.models import Source
 from signals.source import SOURCES, MetricSource, PollSource, StreamSource
+from signals.source_thread import SourceThread
 
 log = structlog.get_logger()
 
@@ -100,28 +101,17 @@ def _lock_name(slug: str) -> str:
     return f"byteport.source:{slug}"
 
 
-class Poller(threading.Thread):
+class Poller(SourceThread):
     """Asks one source, again and again, until it is told to stop."""
 
-    def __init__(self, slug: str) -> None:
-        super().__init__(name=f"poll-{slug}", daemon=True)
-        self.slug = slug
-        self._stop_asked = threading.Event()
+    def turn(self, faults: int) -> tuple[float, int]:
+        started = now()
+        pause, faults = self._ask(started, faults)
+        elapsed = (now() - started).total_seconds()
+        return max(pause - elapsed, 0.1), faults
 
-    def stop(self) -> None:
-        self._stop_asked.set()
-
-    def run(self) -> None:
-        faults = 0
-        while not self._stop_asked.is_set():
-            started = now()
-            pause, faults = self._turn(started, faults)
-            elapsed = (now() - started).total_seconds()
-            self._stop_asked.wait(max(pause - elapsed, 0.1))
-        connection.close()
-
-    def _turn(self, at: datetime, faults: int) -> tuple[float, int]:
-        """Asks once. Returns the seconds until the next time and the number of faults in a row."""
+    def _ask(self, at: datetime, faults: int) -> tuple[float, int]:
+        """Asks once. Returns the seconds from then to the next time and the number of faults in a row."""
         try:
             close_old_connections()
             row = Source.objects.get(slug=self.slug)
@@ -129,7 +119,7 @@ class Poller(threading.Thread):
         except (Temporary, Permanent, DatabaseError, Source.DoesNotExist) as error:
             log.warning("source failed", source=self.slug, error=str(error), faults=faults + 1)
             asked_s = error.delay_s if isinstance(error, Temporary) else 0.0
-            return max(backoff_s(faults), asked_s), faults + 1
+            return max(backoff_s(faults, *FAULT_BACKOFF_S), asked_s), faults + 1
         if ingested.opened or ingested.cleared:
             log.info("readings", source=self.slug, opened=ingested.opened, cleared=ingested.cleared)
         return pause_s(row), 0
@@ -143,18 +133,12 @@ def pause_s(row: Source) -> float:
     return source.interval_s() if isinstance(source, PollSource) else REFRESH_S
 
 
-def backoff_s(faults: int) -> float:
-    """Doubles from the first pause to the longest, with jitter so that sources do not march in step."""
-    first, longest = FAULT_BACKOFF_S
-    return float(min(first * 2**faults, longest)) * random.uniform(0.8, 1.2)  # noqa: S311 (not a secret)
-
-
 class Watch:
     """Runs a thread for each enabled source that this process leads: a poller, or one that follows."""
 
     def __init__(self) -> None:
         self._leadership = Leadership()
-        self._threads: dict[str, Poller | Follow] = {}
+        self._threads: dict[str, SourceThread] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. PostgreSQL being away only pauses it."""
@@ -167,11 +151,11 @@ class Watch:
         with suppress(DatabaseError):
             farewell("watch")
 
-    def _led(self) -> Mapping[str, type[Poller | Follow]]:
+    def _led(self) -> Mapping[str, type[SourceThread]]:
         """The sources that this process leads now, with what each needs."""
         try:
             close_old_connections()
-            kinds: dict[str, type[Poller | Follow]] = dict.fromkeys(poll_slugs(), Poller)
+            kinds: dict[str, type[SourceThread]] = dict.fromkeys(poll_slugs(), Poller)
             kinds |= dict.fromkeys(stream_slugs(), Follow)
             led = self._leadership.claim(kinds)
             heartbeat("watch", {"sources": sorted(led)})
@@ -182,7 +166,7 @@ class Watch:
             return {}
         return {slug: kinds[slug] for slug in led}
 
-    def _adjust(self, led: Mapping[str, type[Poller | Follow]]) -> None:
+    def _adjust(self, led: Mapping[str, type[SourceThread]]) -> None:
         for slug in [slug for slug, thread in self._threads.items() if slug not in led or not thread.is_alive()]:
             self._threads.pop(slug).stop()
         for slug in led.keys() - self._threads.keys():

@@ -17,6 +17,7 @@ import structlog
 from byteport.clients.kubernetes import reader
 from byteport.clients.kubernetes.errors import Gone, NotFound, TooManyRequests, Unavailable, Unreadable
 from byteport.clients.kubernetes.wire import Lines
+from byteport.core.backoff import backoff_s
 from byteport.core.clock import now
 from byteport.core.errors import Permanent, Temporary
 from signals.kubernetes.objects import Change, Mistake, Object, Page
@@ -103,14 +104,14 @@ class Reflector(threading.Thread, Generic[T]):
         except Gone:
             self.feed.version = ""
             log.info("listing anew", stream=self.health.name)
-            return (0.0 if faults == 0 else backoff_s(faults)), faults + 1
+            return (0.0 if faults == 0 else backoff_s(faults, *BACKOFF_S)), faults + 1
         except TooManyRequests as error:
             return self._failed(error, error.delay_s * random.uniform(1.0, 1.2)), faults + 1  # noqa: S311 (jitter)
         except NotFound as error:
             return self._missing(error)
         except (Temporary, Permanent) as error:
             faults = faults if self.health.contact_at == heard else 0
-            return self._failed(error, backoff_s(faults)), faults + 1
+            return self._failed(error, backoff_s(faults, *BACKOFF_S)), faults + 1
         return 0.0, 0
 
     def _failed(self, error: Exception, pause: float) -> float:
@@ -227,9 +228,3 @@ class Reflector(threading.Thread, Generic[T]):
             said = Mistake()
         text = f"The watch of {self.feed.path} on {self.place} ended: {said.message[:500] or 'without a reason'}"
         return Gone(text) if said.code == 410 else Unavailable(text)
-
-
-def backoff_s(faults: int) -> float:
-    """Doubles from the first pause to the longest, with jitter so that streams do not march in step."""
-    first, longest = BACKOFF_S
-    return float(min(first * 2 ** min(faults, 20), longest)) * random.uniform(0.8, 1.2)  # noqa: S311 (jitter)
