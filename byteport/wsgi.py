@@ -4,13 +4,16 @@ Webhooks come in by the thousand and need neither session nor page, so that they
 view, past the middleware.
 """
 
+import gc
 import os
+import select
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.core.handlers.wsgi import WSGIRequest
 from django.core.signals import request_finished
 from django.core.wsgi import get_wsgi_application
+from django.db import connection
 from django.http import HttpResponse
 from django.urls import set_script_prefix
 
@@ -25,6 +28,9 @@ from signals.webhook import enqueue_event, receive  # noqa: E402 (needs Django t
 HOOKS = "/hooks/"
 EVENTS = "/v2/enqueue"
 
+gc.collect()
+gc.freeze()  # what is loaded stays: the collector need not look through it again and again
+
 
 def application(environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
     path = environ.get("PATH_INFO", "")
@@ -35,6 +41,7 @@ def application(environ: dict[str, Any], start_response: "StartResponse") -> Ite
 
 def _webhook(environ: dict[str, Any], start_response: "StartResponse", path: str) -> Iterable[bytes]:
     set_script_prefix("/")
+    connection.health_check_done = not _has_news_of_its_end()  # type: ignore[attr-defined]  # stubs
     request = WSGIRequest(environ)
     slug = request.path_info.removeprefix(HOOKS)
     response: HttpResponse = enqueue_event(request) if path == EVENTS else receive(request, slug)
@@ -43,3 +50,16 @@ def _webhook(environ: dict[str, Any], start_response: "StartResponse", path: str
     start_response(f"{response.status_code} {response.reason_phrase}", list(response.items()))
     request_finished.send(sender=pages.__class__)
     return [response.content]
+
+
+def _has_news_of_its_end() -> bool:
+    """Whether PostgreSQL has said something on this thread's connection, unasked, or has hung up.
+
+    That shows on the socket itself. Django would ask with a query before each request, and wait for the answer.
+    """
+    wire = connection.connection
+    if wire is None or wire.closed:
+        return False
+    poll = select.poll()
+    poll.register(wire.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -519,6 +519,17 @@ def test_when_postgresql_ends_the_connection_the_call_can_be_made_again(server, 
     assert call(server, BODY, headers)[0] == 202
 
 
+def test_a_connection_that_postgresql_has_ended_meanwhile_costs_no_call(server, committed):
+    assert call(server, BODY, bearing())[0] == 202
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        assert (True,) in cursor.fetchall()
+    assert call(server, BODY, bearing())[0] == 202
+
+
 @pytest.fixture(scope="module")
 def stranded():
     """A web process whose PostgreSQL is away: nothing listens at its port."""
