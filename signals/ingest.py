@@ -99,13 +99,13 @@ class Ingested(msgspec.Struct, frozen=True):
     why: dict[str, int] = {}
 
 
-class _Firing(msgspec.Struct, frozen=True):
+class _Firing(msgspec.Struct, frozen=True, gc=False):
     reading: Reading
     routed: Routed
     rule: Rule
 
 
-class _Given(msgspec.Struct, frozen=True):
+class _Given(msgspec.Struct, frozen=True, gc=False):
     """A reading and the number of the call that brought it."""
 
     reading: Reading
@@ -117,19 +117,19 @@ class _Batch:
 
     def __init__(self, calls: int) -> None:
         self.tracks: dict[str, tuple[Track, str]] = {}
-        self.samples: dict[tuple[str, datetime], float] = {}
+        self.samples: list[tuple[str, datetime, float]] = []
         self.firing: dict[str, _Firing] = {}
         self.clearing: set[str] = set()
-        self.why: list[Counter[str]] = [Counter() for _ in range(calls)]
+        self.why: list[list[str]] = [[] for _ in range(calls)]
         self.caller: dict[str, int] = {}  # by series: the call whose reading was judged last
 
     def take(self, key: str, given: _Given, routed: Routed, rule: Rule) -> None:
         reading, why = given.reading, routed.why
-        self.why[given.call][why] += 1
+        self.why[given.call].append(why)
         if why is Why.UNKNOWN_STATE or why is Why.NO_VALUE:
             return
         if reading.value is not None:
-            self.samples[(key, reading.at)] = reading.value
+            self.samples.append((key, reading.at, reading.value))
         if why is Why.LATE:
             return
         self.tracks[key] = (routed.track, reading.source)
@@ -154,7 +154,7 @@ def ingest_together(calls: Sequence[Iterable[Reading]]) -> list[Ingested]:
     batch = _Batch(len(calls))
     by_series = _by_series(calls, batch)
     if not by_series:
-        return [Ingested(why=dict(why)) for why in batch.why]
+        return [Ingested(why=Counter(why)) for why in batch.why]
     known_rules = rules()
     with transaction.atomic(savepoint=False), connection.wrap_database_errors:
         connection.ensure_connection()
@@ -165,7 +165,7 @@ def ingest_together(calls: Sequence[Iterable[Reading]]) -> list[Ingested]:
         if opened or cleared:
             enqueue_many(ADVANCE, [*opened, *cleared])
     return [
-        Ingested(_of_call(call, opened, batch), _of_call(call, cleared, batch), dict(why))
+        Ingested(_of_call(call, opened, batch), _of_call(call, cleared, batch), Counter(why))
         for call, why in enumerate(batch.why)
     ]
 
@@ -180,7 +180,7 @@ def _by_series(calls: Sequence[Iterable[Reading]], batch: _Batch) -> dict[str, l
     for call, readings in enumerate(calls):
         for reading in readings:
             if reading.at > latest:
-                batch.why[call][Why.FROM_THE_FUTURE] += 1
+                batch.why[call].append(Why.FROM_THE_FUTURE)
             else:
                 by_series[reading.fingerprint].append(_Given(reading, call))
     return by_series
@@ -224,14 +224,14 @@ def _keep(cursor: psycopg.Cursor[Any], batch: _Batch) -> dict[int, str]:
     at = now()
     values = [
         array(batch.tracks),
-        array(iso(track.last_at) for track in moved),
-        array(number(track.last_value) for track in moved),
-        array(iso(track.breach_since) for track in moved),
-        array(iso(track.clear_since) for track in moved),
-        array(name(source) for _, source in batch.tracks.values()),
-        array(key for key, _ in batch.samples),
-        array(iso(when) for _, when in batch.samples),
-        array(map(number, batch.samples.values())),
+        array([iso(track.last_at) for track in moved]),
+        array([number(track.last_value) for track in moved]),
+        array([iso(track.breach_since) for track in moved]),
+        array([iso(track.clear_since) for track in moved]),
+        array([name(source) for _, source in batch.tracks.values()]),
+        array([key for key, _, _ in batch.samples]),
+        array([iso(when) for _, when, _ in batch.samples]),
+        array([number(value) for _, _, value in batch.samples]),
         at,
         at,
         array(batch.clearing),

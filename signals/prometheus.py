@@ -22,11 +22,12 @@ log = structlog.get_logger()
 STATES = {"firing": State.FIRING, "resolved": State.RESOLVED}
 NOT_A_PROBLEM = "none"  # the severity of alerts that fire by design: kube-prometheus' Watchdog and InfoInhibitor
 KEPT_SUBJECTS = 8192  # about 2 kB each
+FIRING = 1 + max(severity.rank for severity in Severity)  # what fires outweighs the most severe that does not
 
 _LABELS = msgspec.json.Decoder(dict[str, str])
 
 
-class Alerting(msgspec.Struct, frozen=True, rename="camel"):
+class Alerting(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """One alert of a notification; what BytePort does not use is not listed. `labels` are read when they are new."""
 
     status: str
@@ -41,6 +42,7 @@ class _Known(msgspec.Struct, frozen=True):
 
     name: str
     severity: Severity | None
+    rank: int
     is_a_problem: bool
     subject: Subject
 
@@ -48,23 +50,23 @@ class _Known(msgspec.Struct, frozen=True):
 def readings_of(
     alerts: Sequence[Alerting], config: SourceConfig, now: datetime, *, kind: str, truncated: int
 ) -> list[Reading]:
-    """The alerts as of now, since their senders repeat what goes on. What fires comes last, by severity.
+    """The alerts as of now, since their senders repeat what goes on. Raises ValueError when labels are not texts.
 
-    Raises ValueError when labels are not texts by name.
+    Several can be about one thing, and the latest reading counts: the most severe of those that fire.
     """
     if truncated > 0:
         log.warning("the sender left alerts out", source=config.slug, alerts=truncated)
     extra = {"byteport.truncated_alerts": str(truncated)} if truncated > 0 else {}
     ends = config.options.get("reports_end", True) is True
     told = [(one, _known(bytes(one.labels), one.fingerprint, config.rules, config.slug, kind)) for one in alerts]
-    told = sorted(((one, known) for one, known in told if known.is_a_problem), key=_weight)
+    moments = [now - timedelta(microseconds=lighter) for lighter in reversed(range(2 * FIRING))]
     return [
         reading_about(
             known.subject,
             Alert(
                 name=known.name,
                 state=STATES.get(one.status, State.UNKNOWN),
-                at=now + timedelta(microseconds=index),
+                at=moments[known.rank + FIRING if one.status == "firing" else known.rank],
                 labels=known.subject.labels,
                 notes=one.annotations,
                 severity=known.severity,
@@ -74,7 +76,8 @@ def readings_of(
             config,
             ends=ends,
         )
-        for index, (one, known) in enumerate(told)
+        for one, known in told
+        if known.is_a_problem
     ]
 
 
@@ -84,10 +87,5 @@ def _known(raw: bytes, fingerprint: str, rules: RuleSet, slug: str, kind: str) -
     severity = labels.get("severity", "")
     name = labels.get("alertname", "")
     subject = subject_of(name, labels, SourceConfig(slug, rules=rules), kind=kind, key=fingerprint)
-    return _Known(name, severity_of(severity), severity != NOT_A_PROBLEM, subject)
-
-
-def _weight(told: tuple[Alerting, _Known]) -> tuple[bool, int]:
-    """Several alerts can be about one thing and the last reading counts: the most severe of those that fire."""
-    one, known = told
-    return one.status == "firing", (known.severity or Severity.WARNING).rank
+    known_as = severity_of(severity)
+    return _Known(name, known_as, (known_as or Severity.WARNING).rank, severity != NOT_A_PROBLEM, subject)

@@ -19,7 +19,7 @@ class State(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class Reading(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One look at one signal of one resource."""
 
     signal: str  # a name of the catalog, or the sender's own for what maps to none

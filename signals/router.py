@@ -25,7 +25,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     max_gap_s: float
 
 
-class Track(msgspec.Struct, frozen=True):
+class Track(msgspec.Struct, frozen=True, gc=False):
     """What is remembered of a series between two readings."""
 
     last_at: datetime | None = None
@@ -49,7 +49,7 @@ class Why(StrEnum):
     FROM_THE_FUTURE = "its time lies in the future: a clock is wrong"
 
 
-class Routed(msgspec.Struct, frozen=True):
+class Routed(msgspec.Struct, frozen=True, gc=False):
     """The router's answer: what to remember, what it means, and how bad it is if it fires."""
 
     track: Track

@@ -124,7 +124,7 @@ def _taken(request: HttpRequest, row: Source, webhook: _Webhook, body: bytes) ->
     said = _parse(source, config, call, at)
     _require_room(config, len(said))
     ingested = _keep(row, delivery_id, said)
-    latest = max((min(one.at, at) for one in said), default=None)  # no clock is trusted beyond now
+    latest = min(max(one.at for one in said), at) if said else None  # no clock is trusted beyond now
     health.called(row.slug, at=at, readings=len(said), latest=latest)
     if webhook.answering:
         return dict(webhook.answering.answer(call))
