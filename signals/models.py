@@ -426,7 +426,9 @@ class OutgoingWebhook(models.Model):
         help_text="Called with POST: https://…, or http:// in a private network. Whoever may look at these pages"
         " sees it.",
     )
-    enabled = models.BooleanField(default=True, help_text="Off: nothing is written for it, and what waits stays.")
+    enabled = models.BooleanField(
+        default=True, help_text="Off: nothing is written for it. What waits is sent if it is on again within a day."
+    )
     kinds = ArrayField(
         models.TextField(choices=subscribable), default=all_of_them, help_text="What it is told.", verbose_name="events"
     )
