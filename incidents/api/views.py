@@ -10,7 +10,7 @@ from django_filters import rest_framework as filters
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import mixins, viewsets
 from rest_framework.decorators import action
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.pagination import CursorPagination
 from rest_framework.parsers import BaseParser, JSONParser
 from rest_framework.request import Request
@@ -24,6 +24,7 @@ from incidents import operate, policies
 from incidents.api import serializers as forms
 from incidents.api.etags import etag_of, with_etags
 from incidents.api.idempotency import HEADER, Idempotent
+from incidents.api.narrowing import Narrowing
 from incidents.queries import HEAVY
 from incidents.record import record_of
 from incidents.report import event_of, incident_document
@@ -103,7 +104,7 @@ class ReadOnly(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Generi
     """A list in pages, and one row by its id. Answers with an ETag, and 304 to who has it already."""
 
     pagination_class = Pages
-    filter_backends = (filters.DjangoFilterBackend,)
+    filter_backends = (Narrowing,)
     deeds: ClassVar[Mapping[str, Deed]] = {}
 
 
@@ -399,9 +400,13 @@ def _require_match(request: Request, present: Response) -> None:
 
 
 def checked(form: type[Any], request: Request) -> dict[str, Any]:
-    """What the body says, by its form. Raises DRF's ValidationError."""
+    """What the body says, by its form. Raises DRF's ValidationError, for a field that the form has not, too: a
+    misspelt `paused` must not pass for a pause."""
     given = form(data=request.data)
     given.is_valid(raise_exception=True)
+    unknown = next((name for name in request.data if name not in given.fields), None)
+    if unknown is not None:
+        raise ValidationError({unknown: f"There is no such field. There are: {', '.join(given.fields)}."})
     return dict(given.validated_data)
 
 

@@ -172,6 +172,19 @@ def test_incidents_can_be_filtered_and_a_wrong_filter_is_refused_in_words():
     assert "status" in assert_problem(client.get("/api/v1/incidents/?status=nonsense"), 400)
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("incidents/?statuss=resolved", "status"),
+        ("incidents/?open=maybe", "true or false"),
+        ("postmortems/?postmortem_final=x", "true or false"),
+        ("audit/?who=ben", "actor"),
+    ],
+)
+def test_a_filter_that_is_misspelt_or_says_nothing_does_not_give_everything(asked, told):
+    assert told in assert_problem(calling().get(f"/api/v1/{asked}"), 400)
+
+
 def test_a_record_and_a_postmortem_can_be_read():
     event = scenes.planned("escalated")
     client = calling()
@@ -295,6 +308,12 @@ def test_the_agent_is_switched_and_it_is_audited():
     assert client.patch("/api/v1/agent/", {"paused": True, "why": "storm"}, format="json").json()["paused"] is True
     assert client.patch("/api/v1/agent/", {"dry_run": False, "paused": False}, format="json").json()["dry_run"] is False
     assert set(AuditEntry.objects.values_list("action", flat=True)) >= {"pause", "resume", "dry-run off"}
+
+
+@pytest.mark.parametrize("body", [{"pause": True}, {"paused": True, "reason": "we are moving racks"}])
+def test_a_misspelt_kill_switch_does_not_pass_for_a_pause(body):
+    assert "paused" in assert_problem(calling().patch("/api/v1/agent/", body, format="json"), 400)
+    assert not AgentSettings.objects.get().paused
 
 
 def test_a_policy_is_changed_only_if_it_is_still_the_one_that_was_read():
