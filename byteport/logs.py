@@ -19,6 +19,14 @@ def mask_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict) 
     return event
 
 
+def escape_controls(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """structlog processor for a terminal: what strangers send, in an address say, must not work its controls."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in value)
+    return event
+
+
 def _for_a_terminal() -> structlog.typing.Processor:
     plain = structlog.dev.plain_traceback  # boxes around a traceback do not survive a prefix on each line
     return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=36, exception_formatter=plain)
@@ -37,7 +45,9 @@ def logging_config(*, level: str, form: str) -> None:
     ]
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderer: list[structlog.typing.Processor] = (
-        [_for_a_terminal()] if console else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        [escape_controls, _for_a_terminal()]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
