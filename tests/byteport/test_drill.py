@@ -132,7 +132,7 @@ def test_up_says_what_to_do_when_its_port_is_taken(environment):
             check=False,
         )  # fmt: skip
     assert done.returncode == 1
-    assert "another port" in done.stderr
+    assert 'another port: make run ARGS="--port 8001"' in done.stderr
 
 
 def answers(port: int) -> bool:

@@ -135,7 +135,7 @@ def require_free_port(host: str, port: int) -> None:
         except OSError as error:
             raise CommandError(
                 f"{host}:{port} cannot be used: {error.strerror}. Is BytePort running already? Else choose another"
-                " port: make run PORT=8001"
+                ' port: make run ARGS="--port 8001"'
             ) from error
 
 
