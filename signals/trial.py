@@ -6,7 +6,7 @@ import msgspec
 
 from byteport.core.clock import now
 from byteport.core.errors import Permanent
-from signals.alert import INCIDENT
+from signals.alert import INCIDENT, MAPPING
 from signals.health import config_of
 from signals.mapping import RuleSet, explain
 from signals.models import Series, Source
@@ -29,6 +29,7 @@ class Outcome(msgspec.Struct, frozen=True):
     state: str
     severity: str
     why: str  # the router's answer
+    by: str  # what said what it is about; empty where the message itself does
     mapping: tuple[str, ...]  # why each rule that has to do with it applies or not
     labels: dict[str, str]
 
@@ -58,6 +59,7 @@ def trial(webhook: WebhookSource, source: Source, payload: str) -> Trial:
 def _outcome(reading: Reading, series: Series | None, mapping: RuleSet) -> Outcome:
     known = Track(series.last_at, series.last_value, series.breach_since, series.clear_since) if series else Track()
     routed = route(known, reading, rule_for(reading.signal, reading.resource, rules()))
+    by = reading.labels.get(MAPPING, "")
     name = next((reading.labels[key] for key in NAMES if key in reading.labels), reading.signal.removeprefix("alert:"))
     return Outcome(
         signal=reading.signal,
@@ -66,11 +68,12 @@ def _outcome(reading: Reading, series: Series | None, mapping: RuleSet) -> Outco
         state=reading.state,
         severity=routed.severity if routed.why is Why.FIRES else "",
         why=routed.why,
-        mapping=tuple(explain(name, reading.labels, mapping)),
+        by=by,
+        mapping=tuple(explain(name, reading.labels, mapping)) if by else (),
         labels=reading.labels,
     )
 
 
 def _ended(ending: Ending) -> Outcome:
     what = f"whatever is open under the key {ending.incident}"
-    return Outcome("", what, "", "resolved", "", Why.CLEARS, (), {INCIDENT: ending.incident})
+    return Outcome("", what, "", "resolved", "", Why.CLEARS, "", (), {INCIDENT: ending.incident})

@@ -410,13 +410,24 @@ def test_a_payload_can_be_tried_and_nothing_of_it_is_kept(operator):
     text = known.content.decode()
     assert "disk_pressure of /var on web-1" in text
     assert "node-mixin: file system: applies" in text
+    assert "Mapped by the rule node-mixin: file system." in text
     del labels["mountpoint"]
     unknown = operator.post(url, {"payload": json.dumps({"alerts": [{"status": "firing", "labels": labels}]})})
     assert "the alert has no label mountpoint" in unknown.content.decode()
+    assert "Mapped by no rule: it keeps its own name." in unknown.content.decode()
     broken = operator.post(url, {"payload": "<script>alert(1)</script>"}).content.decode()
     assert "It would be refused" in broken
     assert "<script>alert(1)" not in broken
     assert not Series.objects.exists()
+
+
+def test_what_names_its_own_resource_is_not_told_of_rules(operator):
+    operator.post(page(Source, "add"), {"slug": "checks", "kind": "generic", "enabled": "on", "options": "{}"})
+    url = reverse("admin:signals_source_try_it", args=[Source.objects.get(slug="checks").pk])
+    message = {"signal": "disk_pressure", "resource": "host/web-1/mount/%2Fvar", "status": "firing"}
+    text = operator.post(url, {"payload": json.dumps(message)}).content.decode()
+    assert "disk_pressure of /var on web-1" in text
+    assert "rules that have to do with it" not in text
 
 
 MAPPING = {
