@@ -17,6 +17,7 @@ from signals.standard_alerts import STANDARD_RULES
 log = structlog.get_logger()
 
 NOTE_EVERY_S = 1.0  # webhooks that call at the same time do not queue up for their source's row
+REFUSAL_EVERY_S = 5.0  # strangers can be refused as often as they like, and are not to keep the database busy with it
 
 RULES_S = 2.0
 MOST_RULES = 1000
@@ -29,6 +30,7 @@ _sources: dict[str, tuple[float, Source | None]] = {}  # by slug; when it was re
 _rules: dict[int, tuple[float, RuleSet]] = {}  # by source; when they were read, and they
 _lock = threading.Lock()
 _next_note: dict[str, float] = {}  # by slug, on the monotonic clock
+_next_refusal: dict[str, float] = {}  # by slug, likewise
 _unnoted: dict[str, int] = {}  # readings that came in between
 
 
@@ -78,9 +80,9 @@ def rules_of(source_id: int) -> RuleSet:
 
 
 def forget() -> None:
-    """Makes this process read sources and rules anew."""
-    _rules.clear()
-    _sources.clear()
+    """Makes this process read sources and rules anew, and note what comes next."""
+    for known in (_rules, _sources, _next_note, _next_refusal):
+        known.clear()
 
 
 def succeeded(
@@ -112,6 +114,23 @@ def called(slug: str, *, at: datetime, readings: int, latest: datetime | None) -
 def failed(slug: str, *, at: datetime, error: str) -> None:
     """Notes that a source could not be read. The text is shown to operators."""
     Source.objects.filter(slug=slug).update(last_error_at=at, last_error=error[:2000])
+
+
+def refused(slug: str, *, at: datetime, why: str) -> None:
+    """Notes that a webhook's call was refused, so that whoever sets its sender up, or misses its alerts, sees it. Never
+    an error of its own: the caller has an answer already."""
+    with _lock:
+        if time.monotonic() < _next_refusal.get(slug, float("-inf")):
+            return
+    try:
+        if enabled_source(slug) is None:
+            return
+        with _lock:
+            _next_refusal[slug] = time.monotonic() + REFUSAL_EVERY_S
+            _next_note.pop(slug, None)  # the next call that is taken says at once that all is well again
+        failed(slug, at=at, error=why)
+    except DatabaseError as error:
+        log.warning("a source's health could not be noted", source=slug, error=str(error).strip())
 
 
 def spent(slug: str, progress: Progress, *, at: datetime) -> None:

@@ -46,6 +46,7 @@ CHUNK_BYTES = 65_536
 RETRY_AFTER_S = 5
 DETAIL_CHARS = 500
 MOST_KEYS = 100  # sources among which a routing key is looked for
+NOT_NOTED = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.CONFLICT)
 
 _SLUG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -85,6 +86,7 @@ def _answered(slug: str, work: Callable[[], HttpResponse]) -> HttpResponse:
         return work()
     except ProblemError as problem:
         refusal = problem
+        _note(slug, problem)
     except (DatabaseError, InterfaceError) as error:
         refusal = _unavailable(error)
     log.warning(
@@ -95,6 +97,13 @@ def _answered(slug: str, work: Callable[[], HttpResponse]) -> HttpResponse:
         instance=refusal.instance,
     )
     return refusal.response()
+
+
+def _note(slug: str, refusal: ProblemError) -> None:
+    """What a source's operator has to know. Not what is no call at all, nor what has been dealt with before."""
+    if _SLUG.fullmatch(slug) and refusal.status not in NOT_NOTED:
+        why = f"A call was refused with {refusal.status.value}: {refusal.reason}"
+        health.refused(slug, at=now(), why=why[:DETAIL_CHARS])
 
 
 def _take(request: HttpRequest, slug: str) -> dict[str, Any]:
@@ -142,8 +151,16 @@ def _take_event(request: HttpRequest) -> dict[str, Any]:
     key = pagerduty.routing_key(body).encode("utf-8", "surrogatepass")
     for row in Source.objects.filter(kind=pagerduty.SOURCE.name, enabled=True).order_by("pk")[:MOST_KEYS]:
         if is_secret(key, _config(row).secret):
-            return _taken(request, row, _Webhook(pagerduty.SOURCE, None, pagerduty.SOURCE), body)
+            return _event_of(request, row, body)
     raise _unproven("no source has this routing_key")
+
+
+def _event_of(request: HttpRequest, row: Source, body: bytes) -> dict[str, Any]:
+    try:
+        return _taken(request, row, _Webhook(pagerduty.SOURCE, None, pagerduty.SOURCE), body)
+    except ProblemError as problem:
+        _note(row.slug, problem)
+        raise
 
 
 def _preflight(request: HttpRequest, slug: str) -> HttpResponse | None:

@@ -5,8 +5,11 @@ import pytest
 
 from byteport.clients import gcp as google
 from byteport.clients.hosts.inventory import local_name
-from byteport.management.commands.doctor import credentials, databases, hosts, reads_of
+from byteport.core.clock import now
+from byteport.management.commands.doctor import credentials, databases, fix_of, hosts, reads_of
+from byteport.management.commands.doctor import sources as sources_found
 from byteport.models import Host, MonitoredDatabase
+from signals import health
 from signals.models import Source
 from tests import gcp
 from tests.monitored import PASSWORD
@@ -132,3 +135,18 @@ def test_a_cloud_source_whose_options_are_none_says_so(bare):
     sources(cloudwatch={"region": "mars"})
     [finding] = credentials()
     assert (finding.state, "region" in finding.detail) == ("fail", True)
+
+
+@pytest.mark.django_db
+def test_a_webhook_whose_call_was_refused_is_a_fault_and_nothing_that_could_be_asked():
+    sources(generic={})
+    health.refused("generic", at=now(), why="A call was refused with 401: the clock is 400 s off")
+    [finding] = sources_found()
+    assert (finding.state, finding.detail) == ("fail", "A call was refused with 401: the clock is 400 s off")
+    assert "docs/webhooks.md" in finding.fix
+    assert "manage.py" not in finding.fix
+
+
+@pytest.mark.parametrize(("kind", "told"), [("datadog", "poll it"), ("kubernetes_events", "watch")])
+def test_what_byteport_asks_or_follows_is_tried_by_command(kind, told):
+    assert told in fix_of(Source(slug="it", kind=kind))

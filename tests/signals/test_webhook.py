@@ -175,6 +175,44 @@ def test_the_sources_health_is_noted_about_once_a_second(client):
     assert row.readings_total == 5
 
 
+@pytest.mark.parametrize(
+    ("body", "headers", "told"),
+    [
+        (FULL, {"Authorization": "Bearer wrong"}, "refused with 401: neither a signature nor the right bearer token"),
+        ({"signal": "x"}, bearing(), "refused with 400: The body is not in the format"),
+        (b"x" * 1_048_577, bearing(), "refused with 413: The body may have"),
+    ],
+)
+def test_a_source_whose_latest_call_was_refused_says_why_until_one_is_taken(client, source, body, headers, told):
+    assert post(client, FULL, bearing()).status_code == 202
+    assert post(client, body, headers).status_code >= 400
+    source.refresh_from_db()
+    assert told in source.last_error
+    assert source.last_error_at > source.last_success_at
+    assert post(client, FULL, bearing()).status_code == 202
+    source.refresh_from_db()
+    assert source.last_error == ""
+    assert source.last_success_at > source.last_error_at
+
+
+def test_strangers_cannot_have_every_refusal_written_down(client, source):
+    post(client, FULL, bearing("guess"))
+    source.refresh_from_db()
+    first = source.last_error_at
+    post(client, FULL, bearing("guess again"))
+    source.refresh_from_db()
+    assert source.last_error_at == first
+
+
+def test_what_was_dealt_with_before_and_what_is_no_call_are_no_fault_of_the_source(client, source):
+    headers = signed(json.dumps(FULL).encode())
+    assert post(client, FULL, headers).status_code == 202
+    assert post(client, FULL, headers).status_code == 409
+    assert client.get("/hooks/checks").status_code == 405
+    source.refresh_from_db()
+    assert source.last_error == ""
+
+
 # --- who is let in
 
 BODY = json.dumps(FULL).encode()

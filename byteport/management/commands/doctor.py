@@ -34,7 +34,7 @@ from incidents.handover import hand_over, what_to_set
 from runbooks.policy import agent_settings, is_switched_on
 from runbooks.runbook import RUNBOOKS
 from signals.models import Source
-from signals.source import SOURCES, Credentialed, StreamSource
+from signals.source import SOURCES, Credentialed, StreamSource, WebhookSource
 
 MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 LOW_SPACE_BYTES = 1_000_000_000
@@ -151,9 +151,7 @@ def sources() -> Iterator[Finding]:
         if row.last_error and (
             row.last_success_at is None or (row.last_error_at and row.last_error_at > row.last_success_at)
         ):
-            followed = isinstance(SOURCES.get(row.kind), StreamSource)
-            fix = "manage.py watch tries it again and again" if followed else f"manage.py poll {row.slug} tries it now"
-            yield Finding(name, "fail", row.last_error, fix)
+            yield Finding(name, "fail", row.last_error, fix_of(row))
         elif row.last_success_at is None:
             yield Finding(
                 name, "warn", "nothing has come in yet", "It fills itself once watch runs, or its sender calls."
@@ -161,6 +159,16 @@ def sources() -> Iterator[Finding]:
         else:
             ago = (now() - row.last_success_at).total_seconds()
             yield Finding(name, "ok", f"last heard of {human_duration(max(ago, 0))} ago")
+
+
+def fix_of(row: Source) -> str:
+    """What to do about a source that fails."""
+    source: object = SOURCES.get(row.kind)
+    if isinstance(source, WebhookSource):
+        return "docs/webhooks.md, Answers, says what to do; the next call that is taken clears it"
+    if isinstance(source, StreamSource):
+        return "manage.py watch tries it again and again"
+    return f"manage.py poll {row.slug} tries it now"
 
 
 def credentials() -> Iterator[Finding]:
