@@ -1,12 +1,14 @@
 """CloudEvents 1.0 over HTTP: structured, batched and binary mode.
 
 The format says nothing of firing and resolved, so the source's options say which types are which:
-`{"firing": ["com.example.disk.full"], "resolved": ["com.example.disk.ok"], "origins": ["events.example.com"]}`, with
-shell-style patterns. Any other type is unknown: it is noted and leads to nothing.
+`{"firing": ["com.example.*.full"], "resolved": ["com.example.*.ok"], "origins": ["events.example.com"]}`, with
+shell-style patterns. The first of `resolved` ends what the first of `firing` has opened, and so on; what a `*` stands
+for is the same in both. Any other type is unknown: it is noted and leads to nothing.
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -19,6 +21,7 @@ from signals.alert import Alert, flat_texts, reading_of, severity_of, text_time
 from signals.reading import Reading, State
 from signals.source import Call, SourceConfig
 from signals.untrusted import MalformedError, require_bearer_or_password
+from signals.webhook_options import WebhookOptions, fault_of
 
 VERSION = "1.0"
 EVENTS = 1000
@@ -29,6 +32,14 @@ ATTRIBUTES = ("id", "source", "type", "specversion", "subject", "time")
 ALLOWED_RATE = "600"  # requests a minute
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+
+
+class Options(WebhookOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which types fire, which say that it is over, and who may ask with OPTIONS whether he may call."""
+
+    firing: list[str] = []
+    resolved: list[str] = []
+    origins: list[str] = []
 
 
 class CloudEvent(msgspec.Struct, frozen=True):
@@ -65,11 +76,16 @@ class CloudEventsSource:
             reading_of(_alert(event, config, now), config, kind=self.name, reports_end=False) for event in _events(call)
         ]
 
+    def fault(self, options: Mapping[str, Any]) -> str:
+        return fault_of(options, Options)
+
     def snippet(self, url: str, secret: str) -> str:
         return SNIPPET.format(url=quote(url), authorization=quote(f"Authorization: Bearer {secret}"))
 
 
 SNIPPET = """\
+# This source's options say first which types fire and which say that it is over, by pairs:
+#   {{"firing": ["com.example.*.full"], "resolved": ["com.example.*.ok"]}}
 curl --fail-with-body {url} \\
   -H {authorization} \\
   -H 'Content-Type: application/cloudevents+json' \\
@@ -116,11 +132,31 @@ def _state(event: CloudEvent, config: SourceConfig) -> State:
     return State.UNKNOWN
 
 
+def _fires_as(kind: str, config: SourceConfig) -> str:
+    """The type under which fires what an event of this type ends; the type itself where it ends nothing."""
+    firing, resolved = (config.options.get(name, []) for name in ("firing", "resolved"))
+    if not isinstance(firing, list) or not isinstance(resolved, list) or _fits(kind, firing):
+        return kind
+    for over, begun in zip(resolved, firing, strict=False):
+        if isinstance(begun, str) and _fits(kind, [over]) and (name := _filled(over, begun, kind)):
+            return name
+    return kind
+
+
+def _filled(over: str, begun: str, kind: str) -> str:
+    """`begun` with what the `*` of `over` stand for; empty where the two are no pair."""
+    found = re.fullmatch("(.*)".join(map(re.escape, over.split("*"))), kind)
+    if found is None or begun.count("*") != over.count("*") or set("?[") & set(over + begun):
+        return ""
+    parts = begun.split("*")
+    return parts[0] + "".join(stood + part for stood, part in zip(found.groups(), parts[1:], strict=True))
+
+
 def _alert(event: CloudEvent, config: SourceConfig, now: datetime) -> Alert:
     data = flat_texts(event.data) if isinstance(event.data, dict) else {}
     attributes = {"ce_source": event.source, "ce_type": event.type, "ce_subject": event.subject}
     return Alert(
-        name=data.get("alertname", event.type),
+        name=data.get("alertname") or _fires_as(event.type, config),
         state=_state(event, config),
         at=min(text_time(event.time, now), now),
         labels={**data, **{key: value for key, value in attributes.items() if value}},
