@@ -33,7 +33,7 @@ from signals.models import (
     signal_names,
     source_kinds,
 )
-from signals.source import SOURCES, MetricSource, StreamSource, WebhookSource
+from signals.source import SOURCES, MetricSource, Optioned, StreamSource, WebhookSource
 from signals.trial import trial
 from signals.webhook import LIMIT_BYTES
 
@@ -58,8 +58,8 @@ class SourceForm(FreshForm):
         options = self.cleaned_data["options"]
         if not isinstance(options, dict):
             raise ValidationError('Write a JSON object, e.g. {"region": "eu-central-1"}, or {} for none.')
-        kind = SOURCES.get(self.cleaned_data.get("kind") or self.instance.kind)
-        if isinstance(kind, MetricSource) and (fault := kind.fault(options)):
+        kind: object = SOURCES.get(self.cleaned_data.get("kind") or self.instance.kind)
+        if isinstance(kind, Optioned) and (fault := kind.fault(options)):
             raise ValidationError(f"Not as {kind.title} needs it: {fault}")
         return options
 
@@ -94,7 +94,15 @@ class SourceAdmin(SecretAdmin):
             {"fields": METERED, "description": "For sources that BytePort asks for metrics, each call at a price."},
         ),
     )
-    add_fieldsets = ((None, {"fields": ("slug", "kind", "enabled", "options")}),)
+    add_fieldsets = (
+        (
+            None,
+            {
+                "fields": ("slug", "kind", "enabled", "options"),
+                "description": "Which options a kind has: docs/webhooks.md, docs/clouds.md.",
+            },
+        ),
+    )
 
     @column("Health", label={"ok": "success", "failing": "danger", "off": "warning", "silent": "info"})
     def health(self, obj: Source) -> str:
@@ -110,6 +118,11 @@ class SourceAdmin(SecretAdmin):
         if obj.last_reading_at is None or obj.last_success_at is None:
             return "—"
         return human_duration(max((obj.last_success_at - obj.last_reading_at).total_seconds(), 0))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Source | None = None) -> Any:
+        """What reading costs concerns those alone that BytePort asks for metrics."""
+        shown = super().get_fieldsets(request, obj)
+        return shown if obj is None or isinstance(SOURCES.get(obj.kind), MetricSource) else shown[:-1]
 
     def get_inlines(self, request: HttpRequest, obj: Source | None) -> list[type[Streams]]:
         return [Streams] if obj and isinstance(SOURCES.get(obj.kind), StreamSource) else []
@@ -193,8 +206,9 @@ class SourceAdmin(SecretAdmin):
     def _show_secret(self, request: HttpRequest, source: Source, secret: str) -> HttpResponse:
         webhook = webhook_of(source)
         assert webhook is not None
-        url = address_of(source)
-        return self._secret_page(request, source, {"secret": secret, "snippet": webhook.snippet(url, secret)})
+        snippet = webhook.snippet(address_of(source), secret)
+        shown = {"secret": secret, "snippet": snippet, "uses_secret": secret in snippet}  # SNS signs, and has none
+        return self._secret_page(request, source, shown)
 
     def _secret_page(self, request: HttpRequest, source: Source, shown: dict[str, Any]) -> HttpResponse:
         context = {

@@ -80,6 +80,16 @@ class Credentialed(Protocol):
         """Which ones are found, without any secret. Raises Permanent, saying what to set, or Temporary."""
 
 
+@runtime_checkable
+class Optioned(Protocol):
+    """A source that knows which options its rows can have."""
+
+    title: str
+
+    def fault(self, options: dict[str, Any]) -> str:
+        """What is wrong with a row's options; empty when nothing is."""
+
+
 class StreamHealth(msgspec.Struct, frozen=True, kw_only=True):
     """How one stream of a source fares. `error` is fit for an operator's eyes; empty: it is well."""
 

@@ -5,8 +5,9 @@ Each alert is judged by its own status, not the group's. Which alerts become Byt
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -14,6 +15,7 @@ from signals.prometheus import Alerting, readings_of
 from signals.reading import Reading
 from signals.source import Call, SourceConfig
 from signals.untrusted import MalformedError, require_bearer_or_password
+from signals.webhook_options import fault_of
 
 VERSION = "4"
 
@@ -48,6 +50,9 @@ class AlertmanagerSource:
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"The body is not a notification of Alertmanager: {error}.") from error
         raise MalformedError(f"BytePort reads version {VERSION} of Alertmanager's webhook.")
+
+    def fault(self, options: Mapping[str, Any]) -> str:
+        return fault_of(options)
 
     def snippet(self, url: str, secret: str) -> str:
         return SNIPPET.format(url=json.dumps(url), secret=json.dumps(secret))

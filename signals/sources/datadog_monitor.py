@@ -5,8 +5,9 @@ https://docs.datadoghq.com/integrations/webhooks/
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -15,6 +16,7 @@ from signals.datadog import key_of, monitor_ref, name_of, severity_of, tags_of
 from signals.reading import Reading, State
 from signals.source import Call, SourceConfig
 from signals.untrusted import MalformedError, require_bearer_or_password
+from signals.webhook_options import fault_of
 
 # $ALERT_TRANSITION. What is left out here ("No Data" and whatever else comes) is unknown: it leads to nothing.
 TRANSITIONS = {
@@ -57,6 +59,9 @@ class DatadogMonitorSource:
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"The body is not the payload that BytePort's snippet sets: {error}.") from error
         return [reading_of(_alert(told, now), config, kind=self.name)]
+
+    def fault(self, options: Mapping[str, Any]) -> str:
+        return fault_of(options)
 
     def snippet(self, url: str, secret: str) -> str:
         headers = json.dumps({"Authorization": f"Bearer {secret}", "Content-Type": "application/json"})

@@ -4,8 +4,9 @@ It can set no headers: the secret comes as Basic password, or as `token` in the 
 https://cloud.google.com/monitoring/support/notification-options#webhooks
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -14,6 +15,7 @@ from signals.alert import Alert, reading_of, severity_of, unix_time
 from signals.reading import Reading, State
 from signals.source import Call, SourceConfig
 from signals.untrusted import MalformedError, is_secret, require_bearer_or_password
+from signals.webhook_options import fault_of
 
 STATES = {"open": State.FIRING, "closed": State.RESOLVED}
 TOKEN = "token"  # noqa: S105 (the parameter's name)
@@ -65,6 +67,9 @@ class GcpIncidentSource:
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"The body is not an incident of Google Cloud Monitoring: {error}.") from error
         return [reading_of(_alert(told, now), config, kind=self.name)]
+
+    def fault(self, options: Mapping[str, Any]) -> str:
+        return fault_of(options)
 
     def snippet(self, url: str, secret: str) -> str:
         return SNIPPET.format(url=url, secret=secret, token=quote(secret, safe=""))

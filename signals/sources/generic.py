@@ -5,11 +5,11 @@ bears the secret itself (`Authorization: Bearer`), for senders that can do no be
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from shlex import quote
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -36,6 +36,7 @@ from signals.untrusted import (
     is_secret,
     require_fresh,
 )
+from signals.webhook_options import fault_of
 
 OLDEST = timedelta(days=30)  # samples are dropped not much later
 MESSAGES = 1000
@@ -96,6 +97,9 @@ class GenericSource:
             except ValueError as error:
                 raise MalformedError(f"Message {index + 1} of {len(messages)}: {error}.") from error
         return readings
+
+    def fault(self, options: Mapping[str, Any]) -> str:
+        return fault_of(options)
 
     def snippet(self, url: str, secret: str) -> str:
         return SNIPPET.format(

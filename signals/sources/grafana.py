@@ -7,9 +7,10 @@ https://grafana.com/docs/grafana/latest/alerting/configure-notifications/manage-
 
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 
@@ -24,10 +25,18 @@ from signals.untrusted import (
     require_bearer_or_password,
     require_fresh,
 )
+from signals.webhook_options import WebhookOptions, fault_of
 
 SIGNATURE_HEADER = "X-Grafana-Alerting-Signature"
 TIMESTAMP_HEADER = "X-Grafana-Alerting-Timestamp"  # the name that the snippet sets; Grafana has no default
 LEGACY_STATES = {"alerting": State.FIRING, "ok": State.RESOLVED}
+
+
+class Options(WebhookOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The names of the headers, where the contact point sets others."""
+
+    signature_header: str = SIGNATURE_HEADER
+    timestamp_header: str = TIMESTAMP_HEADER
 
 
 class Notification(msgspec.Struct, frozen=True, rename="camel"):
@@ -77,6 +86,9 @@ class GrafanaSource:
             return readings_of(told.alerts, config, now, kind=self.name, truncated=told.truncated_alerts)
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"The body is not a notification of Grafana: {error}.") from error
+
+    def fault(self, options: Mapping[str, Any]) -> str:
+        return fault_of(options, Options)
 
     def snippet(self, url: str, secret: str) -> str:
         return SNIPPET.format(url=json.dumps(url), secret=json.dumps(secret), timestamp=TIMESTAMP_HEADER)

@@ -16,6 +16,7 @@ from signals.alert import Alert, flat_texts, reading_of, severity_of
 from signals.reading import Reading, State
 from signals.source import Call, Ending, SourceConfig
 from signals.untrusted import MalformedError, UnauthenticatedError, is_secret
+from signals.webhook_options import fault_of
 
 DEDUP_CHARS = 255
 
@@ -72,6 +73,9 @@ class PagerdutySource:
 
     def answer(self, call: Call) -> Mapping[str, Any]:
         return {"status": "success", "message": "Event processed", "dedup_key": _dedup_key(_decoded(call.body))}
+
+    def fault(self, options: Mapping[str, Any]) -> str:
+        return fault_of(options)
 
     def snippet(self, url: str, secret: str) -> str:
         base = url.partition("/hooks/")[0]

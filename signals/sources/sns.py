@@ -10,7 +10,7 @@ https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
 import base64
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -29,6 +29,7 @@ from signals.alert import Alert, flat_texts, reading_of, text_time
 from signals.reading import Reading, State
 from signals.source import Call, SourceConfig
 from signals.untrusted import MalformedError, UnauthenticatedError
+from signals.webhook_options import WebhookOptions, fault_of
 
 log = structlog.get_logger()
 
@@ -46,6 +47,12 @@ SIGNED = {
 HASHES = {"1": SHA1, "2": SHA256}
 
 Fetch = Callable[[str], bytes]
+
+
+class Options(WebhookOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The ARNs of the topics that count; without any, none does."""
+
+    topics: list[str] = []
 
 
 class Envelope(msgspec.Struct, frozen=True, rename="pascal"):
@@ -149,6 +156,9 @@ class SnsSource:
         except (ValueError, RecursionError) as error:
             raise MalformedError(f"The message is not a CloudWatch alarm's change of state: {error}.") from error
         return [reading_of(_alert(change, now), config, kind=self.name)]
+
+    def fault(self, options: Mapping[str, Any]) -> str:
+        return fault_of(options, Options)
 
     def snippet(self, url: str, secret: str) -> str:
         return SNIPPET.format(url=url)

@@ -369,6 +369,22 @@ def test_a_new_webhooks_secret_is_shown_once_and_kept_nowhere_else(operator):
     assert secret not in str(dict(operator.session)) + str(operator.cookies)
 
 
+def test_a_sender_that_signs_by_itself_is_shown_no_secret(operator):
+    text = new_webhook(operator, slug="alarms", kind="sns").content.decode()
+    assert "aws sns subscribe" in text
+    assert unseal(Source.objects.get(slug="alarms").sealed_secret) not in text
+    assert "only time" not in text
+
+
+def test_what_reading_costs_is_shown_where_byteport_asks(operator):
+    new_webhook(operator)
+    assert (
+        "Calls today" not in operator.get(page(Source, "change", Source.objects.get(slug="pager").pk)).content.decode()
+    )
+    new_webhook(operator, slug="dog", kind="datadog")
+    assert "Calls today" in operator.get(page(Source, "change", Source.objects.get(slug="dog").pk)).content.decode()
+
+
 def test_a_source_that_byteport_asks_has_no_secret(operator):
     new_webhook(operator, slug="more-hosts", kind="host")
     source = Source.objects.get(slug="more-hosts")
@@ -460,8 +476,41 @@ def test_the_options_of_a_source_are_an_object(operator):
     assert "Write a JSON object" in str(reply.context["adminform"].form.errors["options"])
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("sns", '{"topic": ["arn:aws:sns:eu-central-1:1:alarms"]}'),
+        ("alertmanager", '{"reports_end": "true"}'),
+        ("generic", '{"max_per_second": "fast"}'),
+        ("generic", '{"max_per_second": -1}'),
+        ("cloudevents", '{"firing": "com.example.full"}'),
+        ("grafana", '{"signature-header": "X-Signature"}'),
+    ],
+)
+def test_an_option_that_a_webhook_does_not_know_or_cannot_read_is_refused_in_words(operator, kind, options):
+    form = {"slug": "it", "kind": kind, "enabled": "on", "options": options}
+    errors = operator.post(page(Source, "add"), form).context["adminform"].form.errors
+    assert next(iter(json.loads(options))) in str(errors["options"])
+    assert not Source.objects.filter(slug="it").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("sns", '{"topics": ["arn:aws:sns:eu-central-1:1:alarms"], "reports_end": false}'),
+        ("generic", '{"max_per_second": 5, "reports_end": true}'),
+        ("cloudevents", '{"firing": ["*.full"], "resolved": ["*.ok"], "origins": ["events.example.com"]}'),
+        ("grafana", '{"signature_header": "X-Signature", "timestamp_header": "X-Time"}'),
+    ],
+)
+def test_the_options_that_the_documents_name_are_taken(operator, kind, options):
+    operator.post(page(Source, "add"), {"slug": "it", "kind": kind, "enabled": "on", "options": options})
+    assert Source.objects.get(slug="it").options == json.loads(options)
+
+
 def test_a_credential_that_strays_into_the_options_does_not_reach_the_audit_trail(operator):
-    new_webhook(operator, options='{"auth": {"api_key": "hunter2-hunter2"}}')
+    form = {"slug": "it", "kind": "host", "enabled": "on", "options": '{"auth": {"api_key": "hunter2-hunter2"}}'}
+    operator.post(page(Source, "add"), form)
     assert "hunter2" not in str(list(AuditEntry.objects.values()))
     assert "a secret (mark" in str(latest().after["options"])
 
