@@ -252,6 +252,21 @@ def test_an_escalated_event_that_clears_was_resolved_by_a_person(platform, clock
     assert event.postmortem_final
 
 
+@pytest.mark.parametrize(("dry_run", "rests", "by"), [(False, "escalated", "person"), (True, "simulated", "itself")])
+def test_a_signal_that_clears_while_the_last_stage_runs_is_not_overlooked(platform, clock, dry_run, rests, by):
+    AgentSettings.objects.update(dry_run=dry_run)
+    platform.opted_in = dry_run
+    event = run_until(fire(), clock, "diagnosed")
+    claimed = loop.claim(event.pk, datetime.now(UTC))
+    move = loop.run_stage(claimed, datetime.now(UTC))
+    clear(at=START + timedelta(seconds=1))
+    loop.settle(claimed, move)
+    event.refresh_from_db()
+    assert event.status == rests
+    assert advance(event) == "resolved"
+    assert event.resolved_by == by
+
+
 def test_resolved_by_its_sender_never_acts(platform, clock):
     event = fire()
     clear(at=START + timedelta(seconds=1))
