@@ -11,11 +11,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.core.handlers.wsgi import WSGIRequest
-from django.core.signals import request_finished
 from django.core.wsgi import get_wsgi_application
-from django.db import connection
+from django.db import close_old_connections, connection
 from django.http import HttpResponse
-from django.urls import set_script_prefix
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -40,7 +38,6 @@ def application(environ: dict[str, Any], start_response: "StartResponse") -> Ite
 
 
 def _webhook(environ: dict[str, Any], start_response: "StartResponse", path: str) -> Iterable[bytes]:
-    set_script_prefix("/")
     connection.health_check_done = not _has_news_of_its_end()  # type: ignore[attr-defined]  # stubs
     request = WSGIRequest(environ)
     slug = request.path_info.removeprefix(HOOKS)
@@ -48,7 +45,7 @@ def _webhook(environ: dict[str, Any], start_response: "StartResponse", path: str
     response["Content-Length"] = str(len(response.content))
     response["X-Content-Type-Options"] = "nosniff"
     start_response(f"{response.status_code} {response.reason_phrase}", list(response.items()))
-    request_finished.send(sender=pages.__class__)
+    close_old_connections()
     return [response.content]
 
 

@@ -12,9 +12,10 @@ from http import HTTPStatus
 from math import ceil
 from typing import Any, NamedTuple, Protocol, cast
 
+import msgspec
 import structlog
 from django.db import DatabaseError, InterfaceError, OperationalError
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 
 from byteport.core.clock import now
@@ -78,7 +79,8 @@ def enqueue_event(request: HttpRequest) -> HttpResponse:
 
 
 def _accepted(answer: dict[str, Any]) -> HttpResponse:
-    return JsonResponse(answer, status=HTTPStatus.ACCEPTED)
+    status = HTTPStatus.ACCEPTED.value
+    return HttpResponse(msgspec.json.encode(answer), status=status, content_type="application/json")
 
 
 def _answered(slug: str, work: Callable[[], HttpResponse]) -> HttpResponse:
