@@ -38,4 +38,4 @@ USER 10001
 EXPOSE 8000
 # HTTP answers from here as long as the process is up; orchestrators ask /readyz for whether it is of use.
 HEALTHCHECK --interval=30s --timeout=5s CMD ["python", "-I", "-S", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
-CMD ["gunicorn", "byteport.wsgi", "--bind", "0.0.0.0:8000", "--worker-class", "gthread", "--workers", "2", "--threads", "8", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
+CMD ["gunicorn", "byteport.wsgi", "--bind", "0.0.0.0:8000", "--worker-class", "byteport.webworker.PatientWorker", "--workers", "2", "--threads", "8", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]

@@ -26,6 +26,7 @@ from signals.models import SignalEvent
 
 OPERATOR = "operator"
 COLOURS = {"web": 36, "worker": 32, "watch": 34, "drill": 33, "byteport": 35}
+WORKER_CLASS = "byteport.webworker.PatientWorker"
 READY_PATIENCE_S = 60.0
 POSTGRES_LOOK_S = 3.0
 
@@ -116,7 +117,7 @@ def processes(host: str, port: int) -> list[Spec]:
     """The three kinds of process that make up BytePort."""
     web = (
         sys.executable, "-m", "gunicorn", "byteport.wsgi", "--chdir", str(settings.BASE_DIR), "--bind",
-        f"{host}:{port}", "--worker-class", "gthread", "--workers", "1", "--threads", "16", "--timeout", "60",
+        f"{host}:{port}", "--worker-class", WORKER_CLASS, "--workers", "1", "--threads", "16", "--timeout", "60",
         "--graceful-timeout", "5", "--log-level", "warning", "--no-control-socket",
     )  # fmt: skip
     return [

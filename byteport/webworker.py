@@ -1,0 +1,70 @@
+"""Gunicorn's worker with an end to its patience: who begins a request and does not go on with it, since his network was
+cut off or since he means harm, holds one of its few threads for ever otherwise.
+
+Only reading ends. A request that has come in whole may take as long as it takes, and is answered.
+"""
+
+import socket
+import threading
+import time
+from typing import Any, Protocol
+
+from gunicorn.workers.gthread import ThreadWorker
+
+PATIENCE_S = 30.0  # for a whole request: 1 MB at 35 kB a second
+
+
+class Connection(Protocol):
+    sock: socket.socket
+
+
+class Patience:
+    """The connections whose request is being read or answered, and since when."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._since: dict[Connection, float] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, connection: Connection) -> None:
+        with self._lock:
+            self._since[connection] = time.monotonic()
+
+    def end(self, connection: Connection) -> None:
+        with self._lock:
+            self._since.pop(connection, None)
+
+    def end_reading_of_late_ones(self) -> None:
+        """What waits for more of such a request is told that it has come to its end."""
+        too_long = time.monotonic() - self._patience_s
+        with self._lock:
+            for connection in [each for each, since in self._since.items() if since < too_long]:
+                _end_reading(connection.sock)
+
+
+def _end_reading(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RD)
+    except OSError:
+        return  # it is closed already
+
+
+class PatientWorker(ThreadWorker):  # type: ignore[misc]
+    patience_s = PATIENCE_S
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._patience = Patience(self.patience_s)
+
+    def handle(self, conn: Connection) -> Any:
+        """Runs in one of the threads."""
+        self._patience.begin(conn)
+        try:
+            return super().handle(conn)
+        finally:
+            self._patience.end(conn)
+
+    def notify(self) -> None:
+        """Called about once a second by the main thread."""
+        super().notify()
+        self._patience.end_reading_of_late_ones()
