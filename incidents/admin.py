@@ -89,6 +89,17 @@ class Deliveries(RecordInline):
     ordering = ("pk",)
 
 
+class OutgoingEvents(RecordInline):
+    model = OutgoingEvent
+    fields = ("webhook", "kind", "status", "attempts", "answer", "at", "sent_at")
+    readonly_fields = fields
+    ordering = ("pk",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[OutgoingEvent]:
+        rows: QuerySet[OutgoingEvent] = super().get_queryset(request)
+        return rows.select_related("webhook").defer("body", "snapshot")
+
+
 @admin.register(SignalEvent)
 class SignalEventAdmin(RecordAdmin):
     """Incidents, from detection to postmortem. What can be done about one is done in the console."""
@@ -104,7 +115,7 @@ class SignalEventAdmin(RecordAdmin):
     )
     search_fields = ("resource", "reason")
     search_help_text = "Part of a resource reference or of a reason"
-    inlines = (Timeline, Gates, Actions, Samples, Approvals, Deliveries)
+    inlines = (Timeline, Gates, Actions, Samples, Approvals, Deliveries, OutgoingEvents)
     fieldsets = (
         (None, {"fields": ("console", "signal", "resource", "severity", "status", "resolved_by", "reason")}),
         ("Values", {"fields": ("value", "threshold", "repeats", "source", "detail", "labels")}),

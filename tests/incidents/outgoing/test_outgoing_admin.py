@@ -1,12 +1,15 @@
 """Outgoing webhooks in the admin, through Django's test client. Real: PostgreSQL, every form, view and template, and
 HTTP to the far end where one is called."""
 
+from uuid import uuid4
+
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
 from byteport import tasks
+from byteport.core.resource import ResourceRef
 from byteport.models import AuditEntry
 from byteport.sealing import unseal
 from incidents.outgoing import courier
@@ -14,10 +17,12 @@ from runbooks.models import AgentSettings
 from signals.models import OutgoingEvent, OutgoingWebhook
 from tests.incidents.escalation.wire import Answer, Fault
 from tests.incidents.outgoing.receiver import receiver, webhook
+from tests.incidents.scenes import incident
 
 pytestmark = pytest.mark.django_db
 ADD = "admin:signals_outgoingwebhook_add"
 KINDS = ["incident.opened", "incident.resolved"]
+ELSEWHERE = ResourceRef("host", "elsewhere", "mount", "/var")
 
 
 @pytest.fixture
@@ -177,3 +182,16 @@ def test_a_webhook_is_deleted_with_the_events_that_it_was_told(operator):
     assert not OutgoingWebhook.objects.exists()
     assert not OutgoingEvent.objects.exists()
     assert (latest().action, latest().target) == ("delete", "outgoing webhook pager")
+
+
+def test_an_incidents_page_shows_which_webhooks_were_told_of_it_and_what_they_answered(operator):
+    row, ours, other = webhook("https://example.com/", name="pager"), incident(), incident(resource=ELSEWHERE)
+    for about, answer in ((ours, "404 Not <b>here</b>"), (other, "of another")):
+        OutgoingEvent.objects.create(
+            webhook=row, uid=uuid4(), happening=uuid4(), kind="incident.opened", incident=about, at=row.created_at,
+            status="failed", answer=answer,
+        )  # fmt: skip
+    text = operator.get(reverse("admin:signals_signalevent_change", args=[ours.pk])).content.decode()
+    assert "incident.opened" in text
+    assert "404 Not &lt;b&gt;here&lt;/b&gt;" in text
+    assert "of another" not in text
