@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import structlog
+from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 
@@ -158,7 +159,7 @@ class Watch:
             kinds: dict[str, type[SourceThread]] = dict.fromkeys(poll_slugs(), Poller)
             kinds |= dict.fromkeys(stream_slugs(), Follow)
             led = self._leadership.claim(kinds)
-            heartbeat("watch", {"sources": sorted(led)})
+            heartbeat("watch", {"sources": sorted(led), "console": settings.PUBLIC_URL})
             pulse.beat("watch", "ready")
         except (psycopg.Error, DatabaseError) as error:
             log.warning("PostgreSQL is away; nothing is polled until it is back", error=str(error).strip())

@@ -136,8 +136,14 @@ def summary_of(event: SignalEvent, before: dict[str, Any], after: dict[str, Any]
         "actions": [
             {"action": a.action, "status": a.status, "message": a.message, "result": a.result} for a in actions
         ],
-        "postmortem_url": f"{settings.PUBLIC_URL}/incidents/{event.pk}/postmortem",
+        "postmortem_url": f"{console_url()}/incidents/{event.pk}/postmortem",
     }
+
+
+def console_url() -> str:
+    """As the watcher knows it: `up` chose a port for its processes, of which this command was not told."""
+    said: list[str] = [beat.detail["console"] for beat in alive("watch") if "console" in beat.detail]
+    return said[0] if said else settings.PUBLIC_URL
 
 
 @contextmanager
