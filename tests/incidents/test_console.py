@@ -589,3 +589,12 @@ def test_names_from_outside_are_shown_and_never_obeyed(operator: Client) -> None
         assert "<script>alert" not in shown
         assert "<img src=x" not in shown
     assert "&lt;script&gt;alert(1)" in page(operator, f"/incidents/{event.pk}/")
+
+
+def test_a_request_that_is_not_taken_says_what_it_may_be(operator: Client) -> None:
+    foreign = operator.get("/", headers={"Host": "byteport.example.com"})
+    large = operator.post("/agent/dry-run/", {"confirm": "x" * 1_100_000})
+    for refused in (foreign, large):
+        assert refused.status_code == 400
+        assert "BYTEPORT_ALLOWED_HOSTS" in refused.content.decode()
+        assert "1 MB" in refused.content.decode()
