@@ -181,8 +181,9 @@ def _is_asked(row: Source) -> bool:
 
 
 def source_health(at: datetime) -> list[SourceHealth]:
+    """Those that fail first."""
     rows = Source.objects.order_by("-enabled", "slug").prefetch_related("streams")[:100]
-    return [_health_of(row, at) for row in rows]
+    return sorted((_health_of(row, at) for row in rows), key=lambda health: health.state not in ("failing", "late"))
 
 
 def _health_of(row: Source, at: datetime) -> SourceHealth:

@@ -79,7 +79,7 @@ def test_who_is_no_operator_changes_nothing(onlooker: Client, path: str, data: d
     event = scenes.awaiting_approval()
     answer = onlooker.post(path.format(event.pk), {"plan_hash": event.plan_hash, **data})
     assert answer.status_code == 403
-    assert "needs an operator" in answer.content.decode()
+    assert "a role that allows it" in answer.content.decode()
     assert Approval.objects.get().approved is None
     assert not AuditEntry.objects.exists()
 
@@ -210,6 +210,14 @@ def test_a_source_is_as_well_as_its_latest_attempt(fields: dict[str, object], st
     Source.objects.all().delete()
     Source.objects.create(slug="host", kind="host", **{**fields, **times})
     assert [health.state for health in queries.source_health(at)] == [state]
+
+
+@pytest.mark.django_db
+def test_the_sources_that_fail_come_first() -> None:
+    at = now()
+    Source.objects.create(slug="a", kind="host", last_success_at=at)
+    Source.objects.create(slug="b", kind="generic", last_error="refused", last_error_at=at)
+    assert [health.source.slug for health in queries.source_health(at)] == ["b", "a"]
 
 
 def test_the_overview_costs_the_same_however_much_there_is(operator: Client) -> None:
