@@ -22,6 +22,7 @@ from byteport.core.clock import now
 from byteport.core.errors import Permanent, Temporary
 from byteport.problem import ProblemError
 from signals import health, limits
+from signals.alert import clean
 from signals.ingest import Ingested
 from signals.intake import INTAKE, Delivery, ReplayError, SourceGoneError
 from signals.models import Source
@@ -105,7 +106,7 @@ def _note(slug: str, refusal: ProblemError) -> None:
     """What a source's operator has to know. Not what is no call at all, nor what has been dealt with before."""
     if _SLUG.fullmatch(slug) and refusal.status not in NOT_NOTED:
         why = f"A call was refused with {refusal.status.value}: {refusal.reason}"
-        health.refused(slug, at=now(), why=why[:DETAIL_CHARS])
+        health.refused(slug, at=now(), why=clean(why, DETAIL_CHARS))
 
 
 def _take(request: HttpRequest, slug: str) -> dict[str, Any]:

@@ -195,6 +195,14 @@ def test_a_source_whose_latest_call_was_refused_says_why_until_one_is_taken(clie
     assert source.last_success_at > source.last_error_at
 
 
+@pytest.mark.parametrize("control", ["\x00", "\x1b[2J"])
+def test_what_a_sender_writes_into_its_refusal_is_kept_and_works_no_terminal(client, source, control):
+    assert post(client, {f"{control}x": 1}, bearing()).status_code == 400
+    source.refresh_from_db()
+    assert "unknown field" in source.last_error
+    assert source.last_error.isprintable()
+
+
 def test_strangers_cannot_have_every_refusal_written_down(client, source):
     post(client, FULL, bearing("guess"))
     source.refresh_from_db()
