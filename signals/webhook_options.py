@@ -10,8 +10,8 @@ class WebhookOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """`reports_end`: whether the sender reliably says when it is over; left out, what is usual for its kind.
     `max_per_second`: signals that it may send."""
 
-    reports_end: bool | None = None
-    max_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    reports_end: bool | msgspec.UnsetType = msgspec.UNSET
+    max_per_second: Annotated[float, msgspec.Meta(gt=0)] | msgspec.UnsetType = msgspec.UNSET
 
 
 def fault_of(options: Mapping[str, Any], form: type[WebhookOptions] = WebhookOptions) -> str:

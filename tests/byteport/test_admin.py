@@ -483,6 +483,8 @@ def test_the_options_of_a_source_are_an_object(operator):
         ("alertmanager", '{"reports_end": "true"}'),
         ("generic", '{"max_per_second": "fast"}'),
         ("generic", '{"max_per_second": -1}'),
+        ("generic", '{"max_per_second": null}'),
+        ("alertmanager", '{"reports_end": null}'),
         ("cloudevents", '{"firing": "com.example.full"}'),
         ("grafana", '{"signature-header": "X-Signature"}'),
     ],
