@@ -107,10 +107,13 @@ class Follow(SourceThread):
     """Follows one source until it is told to stop, and begins anew where it cannot."""
 
     def turn(self, faults: int) -> tuple[float, int]:
+        began = now()
         try:
             self._follow()
         except (Temporary, Permanent, DatabaseError, Source.DoesNotExist) as error:
             self._failed(error)
+        if (now() - began).total_seconds() > FAULT_PAUSE_S[1]:
+            faults = 0  # it went well for a while: this is the first fault of a new row
         return backoff_s(faults, *FAULT_PAUSE_S), faults + 1
 
     def _follow(self) -> None:

@@ -8,18 +8,20 @@ from datetime import timedelta
 from io import StringIO
 
 import pytest
+import time_machine
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.urls import reverse
 
 from byteport import seeds
 from byteport.core.clock import now
+from byteport.core.errors import Temporary
 from byteport.management.commands.doctor import clusters
 from signals import polling
-from signals.following import DatabaseChannel
+from signals.following import DatabaseChannel, Follow
 from signals.models import Source, SourceStream
 from signals.polling import Watch
-from signals.source import StreamHealth
+from signals.source import SOURCES, StreamHealth
 from tests.kubernetes.standin import PLACE
 
 PATIENCE_S = 15.0
@@ -55,6 +57,38 @@ def until(holds) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+# --- pauses
+
+
+class Followed:
+    """Ends at once, or after as long as a test sets: the clock is set on."""
+
+    name, title, permissions = "followed", "Followed", ()
+
+    def __init__(self, clock):
+        self.clock, self.lasts_s = clock, 0
+
+    def follow(self, config, channel, stop):
+        self.clock.shift(self.lasts_s)
+        raise Temporary("no answer")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_pause_grows_with_each_fault_in_a_row_and_a_day_without_any_ends_the_row(monkeypatch):
+    with time_machine.travel(now(), tick=False) as clock:
+        followed = Followed(clock)
+        monkeypatch.setitem(vars(SOURCES), "_found", {**SOURCES, "followed": followed})
+        Source.objects.create(slug="followed", kind="followed")
+        follow = Follow("followed")
+        pause_s, faults = follow.turn(5)
+        assert pause_s > 40
+        assert faults == 6
+        followed.lasts_s = 86_400
+        pause_s, faults = follow.turn(faults)
+        assert pause_s < 3
+        assert faults == 1
 
 
 # --- the source's health
