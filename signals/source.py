@@ -68,9 +68,6 @@ class MetricSource(PollSource, Protocol):
     def behind_s(self, options: dict[str, Any], signal: str) -> float:
         """How long it takes at the most until a reading of the signal tells of a change. Raises Permanent too."""
 
-    def fault(self, options: dict[str, Any]) -> str:
-        """What is wrong with a row's options; empty when nothing is."""
-
 
 @runtime_checkable
 class Credentialed(Protocol):

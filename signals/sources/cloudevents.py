@@ -145,8 +145,10 @@ def _fires_as(kind: str, config: SourceConfig) -> str:
 
 def _filled(over: str, begun: str, kind: str) -> str:
     """`begun` with what the `*` of `over` stand for; empty where the two are no pair."""
+    if begun.count("*") != over.count("*") or set("?[") & set(over + begun):
+        return ""
     found = re.fullmatch("(.*)".join(map(re.escape, over.split("*"))), kind)
-    if found is None or begun.count("*") != over.count("*") or set("?[") & set(over + begun):
+    if found is None:
         return ""
     parts = begun.split("*")
     return parts[0] + "".join(stood + part for stood, part in zip(found.groups(), parts[1:], strict=True))
