@@ -97,6 +97,11 @@ def test_late_and_duplicate_readings_are_kept_as_samples_at_most_and_decide_noth
     assert Sample.objects.count() == 3
 
 
+def test_of_two_values_of_one_moment_the_sample_is_the_one_that_was_judged():
+    ingest([reading(0, 91.0), reading(0, 20.0)])
+    assert Series.objects.get().last_value == Sample.objects.get().value == 91.0
+
+
 def test_what_claims_to_come_from_the_future_is_refused_and_counted():
     ingested = ingest([reading(3600 + 301)])
     assert ingested.why == {Why.FROM_THE_FUTURE: 1}
