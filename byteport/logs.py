@@ -3,7 +3,8 @@
 import logging
 import logging.config
 import sys
-from typing import Any
+from io import StringIO
+from typing import Any, TextIO
 
 import structlog
 
@@ -22,14 +23,28 @@ def mask_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict) 
 def escape_controls(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """structlog processor for a terminal: what strangers send, in an address say, must not work its controls."""
     for key, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            event[key] = "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in value)
+        if isinstance(value, str):
+            event[key] = _escaped(value)
     return event
 
 
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
+
+
+def _plain_traceback(out: TextIO, error: structlog.typing.ExcInfo) -> None:
+    """Boxes around a traceback do not survive a prefix on each line; and an error may quote what strangers send."""
+    told = StringIO()
+    structlog.dev.plain_traceback(told, error)
+    out.write(_escaped(told.getvalue()))
+
+
 def _for_a_terminal() -> structlog.typing.Processor:
-    plain = structlog.dev.plain_traceback  # boxes around a traceback do not survive a prefix on each line
-    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=36, exception_formatter=plain)
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), pad_event_to=36, exception_formatter=_plain_traceback
+    )
 
 
 def logging_config(*, level: str, form: str) -> None:

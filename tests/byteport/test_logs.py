@@ -1,6 +1,20 @@
-"""What a log line looks like. Pure: the processors alone."""
+"""What a log line looks like: the processors alone, and what a process writes to its terminal."""
+
+import subprocess
+import sys
 
 from byteport.logs import escape_controls
+
+LOGGING = """
+import structlog
+from byteport.logs import logging_config
+
+logging_config(level="INFO", form="console")
+try:
+    raise ValueError("told: \x1b[2J")
+except ValueError:
+    structlog.get_logger().exception("webhook refused", source="x\x1b[2J")
+"""
 
 
 def test_what_a_stranger_sends_cannot_work_a_terminals_controls():
@@ -9,3 +23,11 @@ def test_what_a_stranger_sends_cannot_work_a_terminals_controls():
     assert shown["source"] == r"x\x1b[2J\x00\x9b31m"
     assert shown["reason"] == "zwei\nZeilen, grün"
     assert shown["status"] == 404
+
+
+def test_nor_can_it_where_an_error_quotes_it():
+    done = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True, timeout=60, check=True)
+    assert "\x1b" not in done.stderr
+    assert r"source=x\x1b[2J" in done.stderr.replace("'", "")
+    assert r"ValueError: told: \x1b[2J" in done.stderr
+    assert "\nTraceback" in done.stderr
