@@ -171,7 +171,8 @@ class WebhookSource(Protocol):
         """The body's readings. Raises MalformedError, and no other error whatever the bytes are."""
 
     def snippet(self, url: str, secret: str) -> str:
-        """What to paste at the sender, for the admin to show."""
+        """What to paste at the sender, for the admin to show. The secret stands in it as it is; where it does not, the
+        admin takes it that the sender needs none, and shows none."""
 
 
 @runtime_checkable
