@@ -196,6 +196,8 @@ def _body(request: HttpRequest) -> bytes:
     except OSError as error:
         detail = "The body could not be read to its end."
         raise ProblemError(HTTPStatus.BAD_REQUEST, detail, reason=f"{detail} {type(error).__name__}") from error
+    if len(body) < int(announced):  # cut off, or too slow: senders repeat what is not taken now, and no other refusal
+        raise _not_kept(f"of the body's {int(announced):,} bytes {len(body):,} came in")
     return body
 
 
