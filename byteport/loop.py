@@ -107,7 +107,7 @@ def _again(event: SignalEvent, why: str, delay_s: float) -> Move:
 
 def settle(event: SignalEvent, move: Move) -> None:
     """Writes a stage's answer, releases the claim and enqueues the next stage, all in one transaction."""
-    at, token, was_cleared = now(), event.lease_token, event.cleared_at is not None
+    at, token = now(), event.lease_token
     with transaction.atomic():
         for model, rows in groupby(move.rows, key=attrgetter("_meta.model")):
             model.objects.bulk_create(rows)
@@ -119,7 +119,7 @@ def settle(event: SignalEvent, move: Move) -> None:
             conclude.escalate(event, move, at=at, token=token)
         else:
             transition(event, move.to, actor="byteport", reason=move.reason, at=at, token=token, **move.fields)
-        _release(event, move, at, token, was_cleared=was_cleared)
+        _release(event, move, at, token)
     log.info("advanced", to=event.status, reason=move.reason)
 
 
@@ -129,8 +129,8 @@ def _stay(event: SignalEvent, move: Move, at: datetime, token: UUID | None) -> N
     conclude.stay(event, reason=move.reason, at=at, token=token, stage_attempts=attempts, **move.fields)
 
 
-def _release(event: SignalEvent, move: Move, at: datetime, token: UUID | None, *, was_cleared: bool) -> None:
-    goes_on = event.status not in conclude.AT_REST or _has_more(event, move, was_cleared=was_cleared)
+def _release(event: SignalEvent, move: Move, at: datetime, token: UUID | None) -> None:
+    goes_on = event.status not in conclude.AT_REST or _has_more(event)
     due_at = at + timedelta(seconds=move.delay_s) if goes_on else None
     if not SignalEvent.objects.filter(pk=event.pk, lease_token=token).update(
         lease_token=None, lease_until=None, due_at=due_at
@@ -140,15 +140,14 @@ def _release(event: SignalEvent, move: Move, at: datetime, token: UUID | None, *
         enqueue_advance(event.pk, move.delay_s)
 
 
-def _has_more(event: SignalEvent, move: Move, *, was_cleared: bool) -> bool:
-    """Whether an event at rest still owes something; or was cleared while that was put back, or while the very stage
-    ran that brought it to rest: nobody would wake it for that any more."""
+def _has_more(event: SignalEvent) -> bool:
+    """Whether an event at rest still owes something; or its signal is over, which was said while BytePort was at it:
+    nobody would wake it for that any more."""
     if event.status == Status.RESOLVED:
         return False
     if event.status == Status.ESCALATED and act.owed(event) is not None:
         return True
-    is_news = move.to is None or not was_cleared
-    return is_news and SignalEvent.objects.filter(pk=event.pk, cleared_at__isnull=False).exists()
+    return SignalEvent.objects.filter(pk=event.pk, cleared_at__isnull=False).exists()
 
 
 def sweep() -> int:

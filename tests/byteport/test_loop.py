@@ -267,6 +267,24 @@ def test_a_signal_that_clears_while_the_last_stage_runs_is_not_overlooked(platfo
     assert event.resolved_by == by
 
 
+def test_a_signal_that_clears_before_its_fix_is_given_up_leaves_nothing_open(platform, clock):
+    platform.heals = False
+    event = run_until(fire(), clock, "verifying")
+    clear(at=START + timedelta(minutes=1))
+    event = run_until(event, clock, "escalated")
+    assert advance(event) == "resolved"
+    assert (event.resolved_by, event.reason) == ("person", "The signal cleared while people had it.")
+
+
+def test_a_signal_that_fires_again_after_it_cleared_stays_with_people(platform, clock):
+    platform.heals = False
+    event = run_until(fire(), clock, "verifying")
+    clear(at=START + timedelta(minutes=1))
+    fire(at=START + timedelta(minutes=2))
+    event = run_until(event, clock, "escalated")
+    assert advance(event) == "escalated"
+
+
 def test_resolved_by_its_sender_never_acts(platform, clock):
     event = fire()
     clear(at=START + timedelta(seconds=1))
