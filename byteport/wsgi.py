@@ -41,11 +41,13 @@ def _webhook(environ: dict[str, Any], start_response: "StartResponse", path: str
     connection.health_check_done = not _has_news_of_its_end()  # type: ignore[attr-defined]  # stubs
     request = WSGIRequest(environ)
     slug = request.path_info.removeprefix(HOOKS)
-    response: HttpResponse = enqueue_event(request) if path == EVENTS else receive(request, slug)
+    try:
+        response: HttpResponse = enqueue_event(request) if path == EVENTS else receive(request, slug)
+    finally:
+        close_old_connections()
     response["Content-Length"] = str(len(response.content))
     response["X-Content-Type-Options"] = "nosniff"
     start_response(f"{response.status_code} {response.reason_phrase}", list(response.items()))
-    close_old_connections()
     return [response.content]
 
 
@@ -55,8 +57,10 @@ def _has_news_of_its_end() -> bool:
     That shows on the socket itself. Django would ask with a query before each request, and wait for the answer.
     """
     wire = connection.connection
-    if wire is None or wire.closed:
+    if wire is None:
         return False
+    if wire.closed:
+        return True
     poll = select.poll()
     poll.register(wire.fileno(), select.POLLIN)
     return bool(poll.poll(0))

@@ -10,7 +10,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-OF_PAGES = ("cursor", "page_size")
+OF_EVERY_LIST = ("cursor", "page_size", "format")
 YES_OR_NO = ("", "true", "false", "1", "0")
 
 
@@ -25,8 +25,8 @@ class Narrowing(DjangoFilterBackend):  # type: ignore[misc]
 def _require_known(request: Request, filters: Mapping[str, Any]) -> None:
     """Raises DRF's ValidationError."""
     for name in request.query_params:
-        if name not in filters and name not in OF_PAGES:
-            known = ", ".join((*filters, *OF_PAGES))
+        if name not in filters and name not in OF_EVERY_LIST:
+            known = ", ".join((*filters, *OF_EVERY_LIST))
             raise ValidationError({name: f"There is no such filter here. There are: {known}."})
         if isinstance(filters.get(name), BooleanFilter) and _said(request, name) not in YES_OR_NO:
             raise ValidationError({name: "Say true or false."})

@@ -169,6 +169,7 @@ def test_incidents_can_be_filtered_and_a_wrong_filter_is_refused_in_words():
         event.pk
     ]
     assert client.get("/api/v1/incidents/?open=false").json()["results"] == []
+    assert client.get("/api/v1/incidents/?open=false&page_size=5&format=json").json()["results"] == []
     assert "status" in assert_problem(client.get("/api/v1/incidents/?status=nonsense"), 400)
 
 
