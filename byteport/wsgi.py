@@ -48,7 +48,7 @@ def _webhook(environ: dict[str, Any], start_response: "StartResponse", path: str
     response["Content-Length"] = str(len(response.content))
     response["X-Content-Type-Options"] = "nosniff"
     start_response(f"{response.status_code} {response.reason_phrase}", list(response.items()))
-    return [response.content]
+    return [] if request.method == "HEAD" else [response.content]
 
 
 def _has_news_of_its_end() -> bool:

@@ -5,7 +5,7 @@ import time
 from datetime import datetime
 
 import structlog
-from django.db import DatabaseError
+from django.db import Error as DatabaseError
 from django.db.models import Case, F, Q, Value, When
 
 from byteport.sealing import unseal
