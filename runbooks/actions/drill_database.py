@@ -40,7 +40,12 @@ CHANGES: Mapping[str, sql.SQL] = MappingProxyType(
         "join the role": sql.SQL("GRANT {name} TO {own}"),
         "make the database": sql.SQL("CREATE DATABASE {name} OWNER {name}"),
         "opt it in": sql.SQL("ALTER DATABASE {name} SET byteport.auto_remediate = {words}"),
-        "remove the database": sql.SQL("DROP DATABASE IF EXISTS {name} WITH (FORCE)"),
+        # FORCE would be refused while a worker of autovacuum is there; without it PostgreSQL ends that one itself.
+        "end its sessions": sql.SQL(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = {database} AND backend_type = 'client backend'"
+        ),
+        "remove the database": sql.SQL("DROP DATABASE IF EXISTS {name}"),
         "remove the role": sql.SQL("DROP ROLE IF EXISTS {name}"),
     }
 )
@@ -93,8 +98,9 @@ def _remove_leftovers(connection: psycopg.Connection[Any]) -> None:
 
 
 def _remove(connection: psycopg.Connection[Any], name: str) -> None:
-    for change in ("remove the database", "remove the role"):
-        _send(connection, change, name)
+    _send(connection, "end its sessions", name, database=name)
+    _send(connection, "remove the database", name)
+    _send(connection, "remove the role", name)
 
 
 def _send(connection: psycopg.Connection[Any], change: str, name: str, **values: str) -> None:

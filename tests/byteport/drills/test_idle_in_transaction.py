@@ -128,6 +128,7 @@ def test_the_changes_are_a_constant_list():
         "GRANT",
         "CREATE DATABASE",
         "ALTER DATABASE",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname =",
         "DROP DATABASE IF EXISTS",
         "DROP ROLE IF EXISTS",
     }
