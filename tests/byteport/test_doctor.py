@@ -138,11 +138,11 @@ def test_a_cloud_source_whose_options_are_none_says_so(bare):
 
 
 @pytest.mark.django_db
-def test_a_webhook_whose_call_was_refused_is_a_fault_and_nothing_that_could_be_asked():
+def test_a_webhook_whose_call_was_refused_is_a_warning_and_nothing_that_could_be_asked():
     sources(generic={})
     health.refused("generic", at=now(), why="A call was refused with 401: the clock is 400 s off")
     [finding] = sources_found()
-    assert (finding.state, finding.detail) == ("fail", "A call was refused with 401: the clock is 400 s off")
+    assert (finding.state, finding.detail) == ("warn", "A call was refused with 401: the clock is 400 s off")
     assert "docs/webhooks.md" in finding.fix
     assert "manage.py" not in finding.fix
 
