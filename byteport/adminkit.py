@@ -26,6 +26,7 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from byteport import audit
+from byteport.core.health import is_failing
 from byteport.sealing import seal
 from byteport.snapshot import snapshot
 
@@ -237,7 +238,7 @@ def health_of(obj: Any, unheard: str) -> str:
     """`ok`, `failing` or `off`, by when it last went well and when not; `unheard`: neither has been yet."""
     if not obj.enabled:
         return "off"
-    if obj.last_error_at and (obj.last_success_at is None or obj.last_error_at > obj.last_success_at):
+    if is_failing(obj):
         return "failing"
     return "ok" if obj.last_success_at else unheard
 

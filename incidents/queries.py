@@ -11,6 +11,7 @@ from django.db.models import Avg, Case, Count, F, IntegerField, Min, Model, Q, Q
 from django.db.models.functions import Now
 
 from byteport.core.errors import Permanent
+from byteport.core.health import is_failing
 from byteport.core.outcome import Severity
 from byteport.heartbeats import ALIVE_S
 from byteport.models import AuditEntry, Heartbeat, QueuedTask
@@ -196,11 +197,7 @@ def _health_of(row: Source, at: datetime) -> SourceHealth:
 def _source_state(row: Source, lag_s: float | None, polled: bool) -> str:
     if not row.enabled:
         return "off"
-    if (
-        row.last_error
-        and row.last_error_at
-        and (row.last_success_at is None or row.last_error_at > row.last_success_at)
-    ):
+    if is_failing(row):
         return "failing"
     if polled:
         return "late" if lag_s is None or lag_s > LATE_S + every_s(row) else "ok"

@@ -25,6 +25,7 @@ from byteport.clients.postgres.connection import grants
 from byteport.clients.postgres.statements import RightsRow
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError
+from byteport.core.health import is_failing
 from byteport.core.units import human_bytes, human_duration
 from byteport.core.ways import Address
 from byteport.heartbeats import alive
@@ -148,9 +149,7 @@ def processes() -> Iterator[Finding]:
 def sources() -> Iterator[Finding]:
     for row in Source.objects.filter(enabled=True):
         name = f"source {row.slug}"
-        if row.last_error and (
-            row.last_success_at is None or (row.last_error_at and row.last_error_at > row.last_success_at)
-        ):
+        if is_failing(row):
             called = isinstance(SOURCES.get(row.kind), WebhookSource)  # anybody can have a call refused
             yield Finding(name, "warn" if called else "fail", row.last_error, fix_of(row))
         elif row.last_success_at is None:
