@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from test_hostctl import House
+from tests.runbooks.test_hostctl import House
 
 MB = 1_000_000
 CLEAN = {"PATH": "/usr/bin:/bin"}  # with BytePort's own settings it would be taken for a part of BytePort

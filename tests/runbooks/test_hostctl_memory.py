@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from residents import MB, Balloon, Residents, residents_of
-from test_hostctl import HOST, House
 
 from runbooks import hostctl
+from tests.runbooks.residents import MB, Balloon, Residents, residents_of
+from tests.runbooks.test_hostctl import HOST, House
 
 HEX = "0123456789abcdef" * 4
 SHOP = "/system.slice/shop.service"

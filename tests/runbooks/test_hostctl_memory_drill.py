@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from residents import CLEAN, Balloon
-from test_hostctl import House
 
 from byteport.drills import leaky
 from runbooks import hostctl
+from tests.runbooks.residents import CLEAN, Balloon
+from tests.runbooks.test_hostctl import House
 
 BUDGET = 32_000_000
 SCOPE = {"kind": "drill", "id": "abcd1234"}

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_hostctl import DAY, IS_ROOT, House, in_own_mounts, snapshot
 
 from runbooks import hostctl
+from tests.runbooks.test_hostctl import DAY, IS_ROOT, House, in_own_mounts, snapshot
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from residents import MB, Residents, residents_of
-from test_hostctl import House
 
 from runbooks import hostctl
+from tests.runbooks.residents import MB, Residents, residents_of
+from tests.runbooks.test_hostctl import House
 
 HEX, SANDBOX, NEXT = "0123456789abcdef" * 4, "f" * 64, "a" * 64
 UNIT = "shop.service"

@@ -8,8 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from residents import MB, Balloon, Residents, residents_of
-from test_hostctl import House
 
 from byteport import loop
 from byteport.clients.hosts.annotations import file_remedy, from_file
@@ -25,6 +23,8 @@ from signals.consumers import consumer_readings
 from signals.ingest import ingest
 from signals.models import SignalEvent
 from signals.reading import Reading, State
+from tests.runbooks.residents import MB, Balloon, Residents, residents_of
+from tests.runbooks.test_hostctl import House
 
 pytestmark = pytest.mark.django_db
 SHOP, WEB = "/system.slice/shop.service", "/system.slice/web.service"
