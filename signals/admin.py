@@ -33,7 +33,7 @@ from signals.models import (
     signal_names,
     source_kinds,
 )
-from signals.source import SOURCES, MetricSource, Optioned, StreamSource, WebhookSource
+from signals.source import SOURCES, MetricSource, Optioned, StreamSource, WebhookSource, needs_secret
 from signals.trial import trial
 from signals.webhook import LIMIT_BYTES
 
@@ -207,7 +207,7 @@ class SourceAdmin(SecretAdmin):
         webhook = webhook_of(source)
         assert webhook is not None
         snippet = webhook.snippet(address_of(source), secret)
-        shown = {"secret": secret, "snippet": snippet, "uses_secret": secret in snippet}  # SNS signs, and has none
+        shown = {"secret": secret, "snippet": snippet, "needs_secret": needs_secret(webhook)}
         return self._secret_page(request, source, shown)
 
     def _secret_page(self, request: HttpRequest, source: Source, shown: dict[str, Any]) -> HttpResponse:

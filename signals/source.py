@@ -171,8 +171,19 @@ class WebhookSource(Protocol):
         """The body's readings. Raises MalformedError, and no other error whatever the bytes are."""
 
     def snippet(self, url: str, secret: str) -> str:
-        """What to paste at the sender, for the admin to show. The secret stands in it as it is; where it does not, the
-        admin takes it that the sender needs none, and shows none."""
+        """What to paste at the sender, for the admin to show, with the secret in it where the sender needs one."""
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """A webhook that says whether its sender needs the secret; where one does not say, it is taken to be needed."""
+
+    needs_secret: bool
+
+
+def needs_secret(source: WebhookSource) -> bool:
+    """Whether there is a secret to be shown, for a person to give it to the sender."""
+    return source.needs_secret if isinstance(source, Keyed) else True
 
 
 @runtime_checkable

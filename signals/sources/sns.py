@@ -118,6 +118,7 @@ class SnsSource:
     name = "sns"
     title = "Webhook: CloudWatch alarms by Amazon SNS"
     permissions: tuple[str, ...] = ()
+    needs_secret = False  # it signs with a key of its own
 
     def __init__(self, fetch: Fetch = fetched) -> None:
         self._fetch = fetch

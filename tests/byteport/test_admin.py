@@ -24,6 +24,8 @@ from byteport.sealing import unseal
 from runbooks.models import AgentSettings, MaintenanceWindow, RunbookPolicy
 from signals.models import AlertMapping, Sample, Series, SignalPolicy, Source, TimelineEntry, WebhookDelivery
 from signals.policy import forget
+from signals.source import SOURCES
+from signals.untrusted import UnauthenticatedError
 from tests.incidents import scenes
 from tests.monitored import PASSWORD
 from tests.standin import Platform, installed
@@ -374,6 +376,37 @@ def test_a_sender_that_signs_by_itself_is_shown_no_secret(operator):
     assert "aws sns subscribe" in text
     assert unseal(Source.objects.get(slug="alarms").sealed_secret) not in text
     assert "only time" not in text
+
+
+class Outsider:
+    """A webhook from outside, of before one could say whether its sender needs the secret; its snippet is quoted."""
+
+    name, title, permissions = "outsider", "Outsider", ()
+
+    def authenticate(self, config, call, now):
+        raise UnauthenticatedError("it is never called here")
+
+    def parse(self, config, call, now):
+        return []
+
+    def snippet(self, url, secret):
+        return f"send {url} {'-'.join(secret)}"
+
+
+class Signer(Outsider):
+    name, title, needs_secret = "signer", "Signer", False
+
+
+@pytest.fixture
+def outsiders(monkeypatch):
+    monkeypatch.setitem(vars(SOURCES), "_found", {**SOURCES, "outsider": Outsider(), "signer": Signer()})
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("outsider", True), ("signer", False)])
+def test_a_webhook_from_outside_is_shown_its_secret_unless_it_says_that_it_needs_none(operator, outsiders, kind, shown):
+    text = new_webhook(operator, slug="mine", kind=kind).content.decode()
+    assert (unseal(Source.objects.get(slug="mine").sealed_secret) in text) == shown
+    assert ("only time" in text) == shown
 
 
 def test_what_reading_costs_is_shown_where_byteport_asks(operator):

@@ -1,6 +1,7 @@
 """What holds for every source, runbook, action, drill and channel there is, also for one that comes tomorrow."""
 
 import inspect
+import secrets
 
 import pytest
 
@@ -11,7 +12,7 @@ from incidents.escalation.channel import CHANNELS, Channel
 from runbooks.action import ACTIONS, Action
 from runbooks.runbook import RUNBOOKS, Runbook
 from signals.catalog import CATALOG
-from signals.source import SOURCES, PollSource, StreamSource, WebhookSource
+from signals.source import SOURCES, PollSource, StreamSource, WebhookSource, needs_secret
 
 
 @pytest.mark.parametrize("name", list(SOURCES))
@@ -25,6 +26,16 @@ def test_a_source_keeps_its_contract(name):
 
 def assert_only_reads(permissions):
     assert {verb for permission in cluster_permissions(permissions) for verb in permission.verbs} <= set(VERBS[:3])
+
+
+WEBHOOKS = [name for name, source in SOURCES.items() if isinstance(source, WebhookSource)]
+
+
+@pytest.mark.parametrize("name", WEBHOOKS)
+def test_the_secret_stands_in_what_is_pasted_at_the_sender_where_it_needs_one(name):
+    source, secret = SOURCES[name], secrets.token_urlsafe(32)
+    assert isinstance(source, WebhookSource)
+    assert (secret in source.snippet("https://byteport.example.com/hooks/x", secret)) == needs_secret(source)
 
 
 @pytest.mark.parametrize("name", list(RUNBOOKS))
