@@ -6,7 +6,6 @@ after a crash, a lost acknowledgement or an overrun lease it runs again. Tasks t
 claim their own row by compare-and-swap (`loop.advance`), which makes the effect happen once.
 """
 
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from django_q.signing import BadSignature, SignedPackage
 
 from byteport import pulse
 from byteport.core import clock
+from byteport.core.backoff import backoff_s
 from byteport.heartbeats import alive, heartbeat
 from byteport.models import QueuedTask
 
@@ -126,15 +126,16 @@ class Outage:
     def __init__(self, work: str) -> None:
         self._work = work
         self._began: float | None = None
-        self._delay_s = 0.0
+        self._faults = 0
 
     def failed(self, error: Exception) -> float:
-        """Seconds to wait before the next attempt: twice as long each time, with jitter."""
+        """Seconds to wait before the next attempt."""
         if self._began is None:
-            self._began, self._delay_s = time.monotonic(), BACKOFF_S[0] / 2
+            self._began, self._faults = time.monotonic(), 0
             log.warning("database away", work=self._work, error=str(error).strip())
-        self._delay_s = min(2 * self._delay_s, BACKOFF_S[1])
-        return self._delay_s * random.uniform(0.5, 1.0)  # noqa: S311 (spreads the load, keeps no secret)
+        pause_s = backoff_s(self._faults, *BACKOFF_S)
+        self._faults += 1
+        return pause_s
 
     def over(self) -> None:
         if self._began is not None:

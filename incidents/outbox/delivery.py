@@ -1,6 +1,5 @@
 """One attempt at one delivery: claimed by lease, written ahead, and settled in one transaction."""
 
-import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +11,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
+from byteport.core.backoff import as_long_again_s
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError, Temporary
 from byteport.queue import enqueue_many
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 LEASE = timedelta(seconds=settings.TASK_LEASE_S)
 PATIENCE = timedelta(minutes=2)  # with a channel that another would like to link to
-FIRST_DELAY_S, LONGEST_DELAY_S = 10.0, 900.0
+DELAY_S = (10.0, 900.0)  # until the next attempt: at least, at most
 WOKEN = 500
 WELL: dict[str, Any] = {"failing_since": None, "blocked_until": None, "error": "", "remedy": ""}
 
@@ -127,11 +127,10 @@ def _arrived(receipt: Receipt | None) -> Outcome:
 
 
 def _again(row: Delivery, channel: Channel, error: Temporary) -> Outcome:
-    """Tries again for as long as it takes: after as long as it has failed so far, and not together with the others."""
+    """Tries again for as long as it takes: after as long as it has failed so far."""
     at, pause_s = now(), error.delay_s if isinstance(error, Limited) else 0.0
     failing_since = row.failing_since or at
-    delay_s = min(max((at - failing_since).total_seconds(), FIRST_DELAY_S), LONGEST_DELAY_S)
-    delay_s = max(delay_s * random.uniform(0.75, 1.25), pause_s, channel.settle_s)  # noqa: S311 (spreads the load)
+    delay_s = max(as_long_again_s(at - failing_since, *DELAY_S), pause_s, channel.settle_s)
     fields = {"error": str(error), "remedy": "", "failing_since": failing_since}
     blocked_until = at + timedelta(seconds=pause_s) if pause_s else None
     return Outcome(fields={**fields, "blocked_until": blocked_until}, delay_s=delay_s)

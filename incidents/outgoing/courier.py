@@ -5,7 +5,6 @@ A webhook that does not answer is left alone for as long as it has failed so far
 again after as long as it has waited, and given up after a day.
 """
 
-import random
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from django.db import connection, transaction
 from django.db.models import F, Min, Q
 from django.db.models.functions import Coalesce, Greatest
 
+from byteport.core.backoff import as_long_again_s
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError, Temporary
 from byteport.queue import enqueue
@@ -42,7 +42,8 @@ ROUND = timedelta(seconds=20)  # then the worker goes back to the queue
 LOOK_S = 0.5  # between two looks at what else is due, while a call is under way
 LEFT_ALONE = timedelta(hours=1)  # for so long, what is too old to be sent may still be sent again for a person
 SENDING = timedelta(seconds=120)  # longer than a call can take: after it, an attempt that was begun is over
-FIRST_DELAY_S, LONGEST_DELAY_S, LONGEST_PAUSE_S = 10.0, 900.0, 300.0
+DELAY_S = (10.0, 900.0)  # until an event is tried again: at least, at most
+PAUSE_S = (10.0, 300.0)  # for which a far end is left alone
 SWEPT = 1000
 ONE_WAITS = "send_events"
 
@@ -177,21 +178,15 @@ def _again(row: OutgoingEvent, error: Temporary, at: datetime) -> None:
         _failed(row, f"Given up after a day. {error}", at)
         return
     failing_since = row.webhook.failing_since or at
-    pause_s = delay_s(at - failing_since, LONGEST_PAUSE_S)
+    pause_s = as_long_again_s(at - failing_since, *PAUSE_S)
     if isinstance(error, Limited):
         pause_s = max(pause_s, error.delay_s)
     paused_until = at + timedelta(seconds=pause_s)
-    due_at = max(at + timedelta(seconds=delay_s(at - row.at, LONGEST_DELAY_S)), paused_until)
+    due_at = max(at + timedelta(seconds=as_long_again_s(at - row.at, *DELAY_S)), paused_until)
     with transaction.atomic():
         fields = {"failing_since": failing_since, "paused_until": paused_until}
         _say(row, last_error_at=at, last_error=str(error), **fields)
         _write(row, status=State.WAITING, due_at=due_at, answer=str(error))
-
-
-def delay_s(so_far: timedelta, longest_s: float) -> float:
-    """As long as it has taken so far, within bounds; and not together with the others."""
-    bounded = min(max(so_far.total_seconds(), FIRST_DELAY_S), longest_s)
-    return bounded * random.uniform(0.75, 1.25)  # noqa: S311 (spreads the load)
 
 
 def _say(row: OutgoingEvent, **fields: Any) -> None:

@@ -1,6 +1,5 @@
 """Asks metrics.k8s.io for the CPU of all pods, at an interval, where the cluster has it."""
 
-import random
 import threading
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,6 +9,7 @@ import msgspec
 from byteport.clients.kubernetes import reader
 from byteport.clients.kubernetes.errors import NotFound, Unreadable
 from byteport.clients.kubernetes.paths import path_of
+from byteport.core.backoff import spread_s
 from byteport.core.clock import now
 from byteport.core.errors import Permanent, Temporary
 from signals.kubernetes.cluster import Cluster
@@ -42,7 +42,7 @@ class Meter(threading.Thread):
     def run(self) -> None:
         while not self._closing.is_set():
             pause = self._turn() if self._pods_known.is_set() else 1.0
-            self._closing.wait(pause * random.uniform(0.9, 1.1))  # noqa: S311 (jitter)
+            self._closing.wait(pause)
 
     def _turn(self) -> float:
         health = self.health
@@ -50,13 +50,13 @@ class Meter(threading.Thread):
             self._measure(at := now())
         except NotFound:
             health.absent, health.error, health.contact_at = True, "", now()
-            return ABSENT_S
+            return spread_s(ABSENT_S)
         except (Temporary, Permanent) as error:
             health.error = str(error)
-            return max(INTERVAL_S, error.delay_s if isinstance(error, Temporary) else 0.0)
+            return max(spread_s(INTERVAL_S), error.delay_s if isinstance(error, Temporary) else 0.0)
         health.absent, health.error, health.contact_at, health.event_at = False, "", at, at
         health.events += 1
-        return INTERVAL_S
+        return spread_s(INTERVAL_S)
 
     def _measure(self, at: datetime) -> None:
         cluster = self._cluster
