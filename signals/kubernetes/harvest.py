@@ -48,13 +48,15 @@ class Harvester:
         """
         findings, readings = self.cluster.drain()
         self.problem, until = "", time.monotonic() + ROUND_S
-        while findings and pods_known and not self.problem and time.monotonic() < until:
+        while findings and pods_known and time.monotonic() < until:
             key, finding = next(iter(findings.items()))
+            del findings[key]
             try:
                 readings += self._of(finding, at)
-                del findings[key]
             except Temporary as error:
                 self.problem = str(error)
+                findings[key] = finding  # as the last one: what fails each time must not keep back the others
+                break
         self.cluster.put_back(findings)
         return readings, not findings
 

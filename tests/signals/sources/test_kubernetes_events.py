@@ -8,12 +8,16 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from byteport.core.errors import Temporary
 from signals.following import Follow
 from signals.kubernetes import follower, meter, reflector, troubles
+from signals.kubernetes.cluster import Cluster, ClusterState
 from signals.kubernetes.follower import Follower
+from signals.kubernetes.harvest import Harvester
+from signals.kubernetes.objects import Pod
 from signals.models import Series, SignalEvent, Source
 from tests.kubernetes.standin import PLACE, RECORDED, Fault, recorded
 from tests.kubernetes.store import stamp
@@ -502,6 +506,44 @@ def test_a_missing_right_is_named_with_the_rule_to_add_and_the_other_streams_go_
         opened("pod_crashloop")
         rule = '{apiGroups: ["apps"], resources: ["replicasets"], verbs: [get]}'
         until(lambda: rule in Source.objects.get().last_error, "the second rule")
+
+
+def harvester_of(*pods: dict) -> Harvester:
+    """Knows these pods, all of which have crashed, and of no workload yet."""
+    known = Cluster(PLACE, "kubernetes", ClusterState(), threading.Event())
+    at = datetime.now(UTC)
+    for raw in pods:
+        known.note_crashes(known.book.take(msgspec.convert(raw, Pod), at))
+    return Harvester(known)
+
+
+def crashed(name: str) -> dict:
+    raw = pod(3, uid=f"uid-{name}", name=f"{name}-77db7844b9-j5279", waits="CrashLoopBackOff")
+    raw["metadata"]["ownerReferences"][0] |= {"name": f"{name}-77db7844b9", "uid": f"uid-replicaset-{name}"}
+    return raw
+
+
+def test_where_no_workload_may_be_read_all_that_was_found_is_told_at_once(cluster):
+    cluster.rights = set()
+    harvester = harvester_of(*[crashed(f"app{number}") for number in range(5)])
+    readings, complete = harvester.harvest(datetime.now(UTC), pods_known=True)
+    assert len(readings) == 5
+    assert complete
+    assert "replicasets" in harvester.problem
+
+
+def test_what_cannot_be_looked_up_time_and_again_does_not_keep_back_the_others(cluster):
+    cluster.faults.append(Fault(status=500, times=100, where=lambda seen: seen.name == "app0-77db7844b9"))
+    harvester = harvester_of(*[crashed(f"app{number}") for number in range(5)])
+    at = datetime.now(UTC)
+    first, second = (harvester.harvest(at, pods_known=True) for _ in range(2))
+    names = {reading.resource.name for reading in first[0] + second[0]}
+    assert names == {f"app{number}" for number in range(1, 5)}
+    assert not second[1]  # the one that is missing stays to be looked up
+    cluster.faults.clear()
+    readings, complete = harvester.harvest(at, pods_known=True)
+    assert [reading.resource.name for reading in readings] == ["app0"]
+    assert complete
 
 
 def test_an_object_that_cannot_be_read_does_not_hide_the_others(cluster):
