@@ -27,7 +27,7 @@ from runbooks.policy import agent_settings
 from signals.catalog import CATALOG
 from signals.models import OutgoingEvent, OutgoingWebhook, ResolvedBy, SignalEvent, Status
 
-LATEST_ACTIONS = 10_000  # what one scrape looks through at most
+LATEST_ACTIONS, MOST_SOURCES = 10_000, 1_000  # what one scrape looks through at most
 DAY = timedelta(days=1)
 
 
@@ -199,7 +199,7 @@ def _sources() -> Iterator[Metric]:
         "1 when the latest attempt to read a source failed.",
         labels=("source", "kind"),
     )
-    for health in queries.source_health(now()):
+    for health in queries.source_health(now(), MOST_SOURCES).listed:
         labels = (health.source.slug, health.source.kind)
         if health.source.enabled:
             failing.add_metric(labels, health.state == "failing")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
-from django.db.models import Avg, Case, Count, F, IntegerField, Min, Model, Q, QuerySet, Value, When
+from django.db.models import Avg, Case, Count, F, IntegerField, Min, Model, Q, QuerySet, Value, When, Window
 from django.db.models.functions import Now
 
 from byteport.core.errors import Permanent
@@ -39,7 +39,8 @@ WINDOW = 20_000  # how many incidents one page of a narrowed list looks through
 SHOWN = 20  # incidents in each group of the overview
 RECORD_LIMIT = 500  # rows of each kind in one incident's record
 ROUNDS_LIMIT = 20
-STREAMS_SHOWN = 100
+SOURCES_SHOWN, STREAMS_SHOWN = 100, 100
+ASKED = (PollSource, StreamSource)
 LATE_S = 120.0  # a source that is asked every few seconds and gave nothing for this long
 ROLES = ("web", "worker", "watch")
 CRITICAL_FIRST = Case(When(severity=Severity.CRITICAL, then=Value(0)), default=Value(1), output_field=IntegerField())
@@ -178,20 +179,48 @@ class SourceHealth(msgspec.Struct, frozen=True):
 
 def _is_asked(row: Source) -> bool:
     """Whether BytePort asks it or follows it, so that it may not fall silent."""
-    return isinstance(SOURCES.get(row.kind), PollSource | StreamSource)
+    return isinstance(SOURCES.get(row.kind), ASKED)
 
 
-def source_health(at: datetime) -> list[SourceHealth]:
-    """Those that fail first."""
-    rows = Source.objects.order_by("-enabled", "slug").prefetch_related("streams")[:100]
-    return sorted((_health_of(row, at) for row in rows), key=lambda health: health.state not in ("failing", "late"))
+class Sources(msgspec.Struct, frozen=True):
+    """How the sources fare. The list is cut; `total` is not."""
+
+    listed: Sequence[SourceHealth]
+    total: int
+
+    @property
+    def more(self) -> int:
+        return self.total - len(self.listed)
+
+
+def source_health(at: datetime, most: int = SOURCES_SHOWN) -> Sources:
+    """Those that fail first, then those that are late."""
+    rows = Source.objects.annotate(total=Window(Count("*"))).order_by(_worst_first(at), "slug")
+    shown = list(rows.prefetch_related("streams")[:most])
+    states = (_health_of(row, at) for row in shown)
+    listed = sorted(states, key=lambda health: health.state not in ("failing", "late"))
+    return Sources(listed, shown[0].total if shown else 0)
+
+
+def _worst_first(at: datetime) -> Case:
+    """For PostgreSQL to sort and cut by: as `_source_state` has it, save that whose pace is slow may count as late."""
+    error_is_latest = Q(last_error_at__gt=F("last_success_at")) | Q(last_error_at__isnull=False, last_success_at=None)
+    asked = [name for name, kind in SOURCES.items() if isinstance(kind, ASKED)]
+    is_old = Q(last_success_at=None) | Q(last_success_at__lt=at - timedelta(seconds=LATE_S))
+    return Case(
+        When(enabled=False, then=Value(3)),
+        When(~Q(last_error="") & error_is_latest, then=Value(0)),
+        When(is_old, kind__in=asked, then=Value(1)),
+        default=Value(2),
+    )
 
 
 def _health_of(row: Source, at: datetime) -> SourceHealth:
     kind = SOURCES.get(row.kind)
     lag_s = (at - row.last_success_at).total_seconds() if row.last_success_at else None
     state = _source_state(row, lag_s, _is_asked(row))
-    return SourceHealth(row, kind.title if kind else row.kind, state, lag_s, tuple(row.streams.all()[:STREAMS_SHOWN]))
+    streams = sorted(row.streams.all(), key=lambda stream: not stream.error)[:STREAMS_SHOWN]
+    return SourceHealth(row, kind.title if kind else row.kind, state, lag_s, tuple(streams))
 
 
 def _source_state(row: Source, lag_s: float | None, polled: bool) -> str:

@@ -83,6 +83,7 @@ def test_the_status_counts_what_there_is():
     assert status["processes"] == {"web": 0, "worker": 1, "watch": 1}
     assert (status["queue"]["ready"], status["queue"]["running"]) == (1, 0)
     assert {source["slug"]: source["state"] for source in status["sources"]} == {"host": "ok", "pager": "failing"}
+    assert status["sources_total"] == 2
     text = run("agent", "status")[1]
     assert "1 awaiting approval, 1 escalated" in text
     assert "wrong signature" in text

@@ -18,7 +18,7 @@ from byteport.core.resource import ResourceRef
 from byteport.models import AuditEntry, Heartbeat
 from incidents import queries
 from runbooks.models import AgentSettings, Approval, RunbookPolicy
-from signals.models import SignalEvent, Source
+from signals.models import SignalEvent, Source, SourceStream
 from tests.incidents import scenes
 
 pytestmark = pytest.mark.django_db
@@ -209,7 +209,7 @@ def test_a_source_is_as_well_as_its_latest_attempt(fields: dict[str, object], st
     times = {name: at - timedelta(seconds=s) for name, s in fields.items() if isinstance(s, int) and s > 1}
     Source.objects.all().delete()
     Source.objects.create(slug="host", kind="host", **{**fields, **times})
-    assert [health.state for health in queries.source_health(at)] == [state]
+    assert [health.state for health in queries.source_health(at).listed] == [state]
 
 
 @pytest.mark.django_db
@@ -217,7 +217,43 @@ def test_the_sources_that_fail_come_first() -> None:
     at = now()
     Source.objects.create(slug="a", kind="host", last_success_at=at)
     Source.objects.create(slug="b", kind="generic", last_error="refused", last_error_at=at)
-    assert [health.source.slug for health in queries.source_health(at)] == ["b", "a"]
+    assert [health.source.slug for health in queries.source_health(at).listed] == ["b", "a"]
+
+
+def test_of_many_sources_those_that_fail_are_never_cut_away(operator: Client) -> None:
+    at = now()
+    ago = at - timedelta(hours=1)
+    Source.objects.all().delete()
+    Source.objects.bulk_create(
+        [
+            *(Source(slug=f"a-{n:03}", kind="generic", last_success_at=at) for n in range(queries.SOURCES_SHOWN)),
+            Source(slug="b-off", kind="generic", enabled=False, last_error="gone", last_error_at=at),
+            Source(slug="b-silent", kind="generic"),
+            Source(slug="b-well-again", kind="generic", last_error="gone", last_error_at=ago, last_success_at=at),
+            Source(slug="y-late", kind="host", last_success_at=ago),
+            Source(slug="z-failing", kind="generic", last_error="gone", last_error_at=at, last_success_at=ago),
+            Source(slug="z-never-well", kind="generic", last_error="gone", last_error_at=at),
+        ]
+    )
+    with CaptureQueriesContext(connection) as asked:
+        sources = queries.source_health(at)
+    assert len(asked) == 2, "one query for the sources, one for their streams"
+    first = [(health.source.slug, health.state) for health in sources.listed[:4]]
+    assert first == [("z-failing", "failing"), ("z-never-well", "failing"), ("y-late", "late"), ("a-000", "ok")]
+    assert (len(sources.listed), sources.more) == (queries.SOURCES_SHOWN, 6)
+    assert "6 more are not listed" in page(operator, "/")
+    assert "All 106 sources" in page(operator, "/")
+
+
+def test_of_many_streams_those_that_fail_are_never_cut_away() -> None:
+    at, last = now(), queries.STREAMS_SHOWN
+    source = Source.objects.create(slug="clusters", kind="kubernetes")
+    SourceStream.objects.bulk_create(
+        SourceStream(source=source, name=f"{n:03}/pods", error="gone" if n == last else "", reported_at=at)
+        for n in range(last + 1)
+    )
+    (clusters,) = (health for health in queries.source_health(at).listed if health.source == source)
+    assert [stream.name for stream in clusters.streams[:2]] == [f"{last}/pods", "000/pods"]
 
 
 def test_the_overview_costs_the_same_however_much_there_is(operator: Client) -> None:

@@ -49,6 +49,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     gone: list[str]
     queue: queries.Queue
     sources: list[SourceState]
+    sources_total: int
 
 
 class Command(ReportCommand):
@@ -101,7 +102,7 @@ def _switched(line: str) -> Report:
 
 
 def status_at(at: datetime) -> AgentStatus:
-    agent, processes = agent_settings(), queries.processes()
+    agent, processes, sources = agent_settings(), queries.processes(), queries.source_health(at)
     return AgentStatus(
         dry_run=agent.dry_run,
         dry_run_is_forced=agent.dry_run_is_forced,
@@ -111,7 +112,8 @@ def status_at(at: datetime) -> AgentStatus:
         processes={role: len(beats) for role, beats in processes.alive.items()},
         gone=[beat.process for beat in processes.gone],
         queue=queries.queue(),
-        sources=[_state_of(health) for health in queries.source_health(at)],
+        sources=[_state_of(health) for health in sources.listed],
+        sources_total=sources.total,
     )
 
 
@@ -139,5 +141,6 @@ def lines_of(status: AgentStatus) -> list[str]:
         (s.slug, s.kind, s.state, stamp(s.last_success_at), figure(s.lag_s, "s"), s.last_error) for s in status.sources
     ]
     header = ("source", "kind", "state", "last success (UTC)", "lag", "error")
+    more = [f"{left_out} more; those that fail come first"] if (left_out := status.sources_total - len(rows)) else []
     missing = [hint for role, hint in MISSING.items() if not status.processes.get(role)]
-    return [*lines, *section("Sources", table(header, rows) if rows else []), *section("To do", missing)]
+    return [*lines, *section("Sources", [*table(header, rows), *more] if rows else []), *section("To do", missing)]
