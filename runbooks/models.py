@@ -268,6 +268,7 @@ class VerificationSample(models.Model):
     event = models.ForeignKey(SignalEvent, on_delete=models.CASCADE, related_name="samples")
     at = models.DateTimeField()
     value = models.FloatField(null=True)
+    measured_at = models.DateTimeField(null=True, help_text="when it was measured; empty where nothing was")
     look = models.TextField(choices=[(look.value, look.value) for look in Look])
     message = models.TextField()
 

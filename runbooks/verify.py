@@ -20,6 +20,9 @@ from signals.models import SignalEvent, Source, Status
 from signals.reading import Reading, State
 from signals.source import SOURCES, MetricSource, PollSource
 
+# How long the next measurement may keep one waiting where its source does not say: until then it is on its way.
+NEXT_WITHIN = timedelta(minutes=5)
+
 
 class Verified(msgspec.Struct, frozen=True):
     """What the looks so far amount to. `helped` is None while it is not decided."""
@@ -31,23 +34,37 @@ class Verified(msgspec.Struct, frozen=True):
 def look(event: SignalEvent, at: datetime) -> Move:
     """Stage *verifying*: one look, kept as a row, and what all looks so far amount to."""
     runbook, _, plan = parts(event)
-    view = view_of(event)
-    reading, judgement = _look_once(event, runbook, view, plan, at)
-    sample = VerificationSample(
-        event=event,
-        at=at,
-        value=reading.value if reading and measures(event.signal) else None,
-        look=judgement.look,
-        message=judgement.message,
-    )
-    earlier = [(s.at, Look(s.look)) for s in VerificationSample.objects.filter(event=event, at__gte=_since(event))]
-    until = deadline(event, plan) + _behind(event)
-    verified = conclude([*earlier, (at, judgement.look)], judgement, plan.timing, until)
+    reading, judgement = _look_once(event, runbook, view_of(event), plan, at)
+    pause_s = max(plan.timing.verify_interval_s, reading.period_s if reading else 0)  # for a new measurement each
+    earlier, behind = list(VerificationSample.objects.filter(event=event, at__gte=_since(event))), _behind(event)
+    if reading is not None and _is_known(reading, earlier):
+        if at - reading.at <= max(behind, NEXT_WITHIN):
+            return Move(delay_s=pause_s)  # it says nothing new, one way or the other
+        judgement = Judgement(Look.INCONCLUSIVE, "nothing has been measured since the look before")
+    sample = _sample(event, reading, judgement, at)
+    looks = [(each.at, Look(each.look)) for each in (*earlier, sample)]
+    verified = conclude(looks, judgement, plan.timing, deadline(event, plan) + behind)
     if verified.helped is None:
-        pause_s = max(plan.timing.verify_interval_s, reading.period_s if reading else 0)  # for a new measurement each
         return Move(delay_s=pause_s, rows=(sample,))
     to = Status.RESOLVED if verified.helped else Status.ESCALATED
     return Move(to=to, reason=verified.reason, rows=(sample,))
+
+
+def _sample(event: SignalEvent, reading: Reading | None, judgement: Judgement, at: datetime) -> VerificationSample:
+    return VerificationSample(
+        event=event,
+        at=at,
+        value=reading.value if reading and measures(event.signal) else None,
+        measured_at=reading.at if reading and reading.state is State.MEASURED else None,
+        look=judgement.look,
+        message=judgement.message,
+    )
+
+
+def _is_known(reading: Reading, earlier: Sequence[VerificationSample]) -> bool:
+    """Whether an earlier look has seen this very measurement: one counts once, however often it is looked at."""
+    seen = [sample.measured_at for sample in earlier if sample.measured_at is not None]
+    return reading.state is State.MEASURED and bool(seen) and reading.at <= max(seen)
 
 
 def measures(signal: str) -> bool:
@@ -112,7 +129,7 @@ def _look_once(
         reading = _reread(event, runbook, view, at)
     except (Temporary, Permanent) as error:
         return None, Judgement(Look.INCONCLUSIVE, f"the source could not be read: {error}")
-    if reading is not None and reading.period_s and reading.at < _since(event):
+    if reading is not None and reading.state is State.MEASURED and reading.at < _since(event):
         return reading, Judgement(Look.INCONCLUSIVE, "the latest measurement began before the last action ended")
     if reading is not None and reading.state is State.RESOLVED:
         return reading, Judgement(Look.GOOD, f"{view.source} reports that it is over")

@@ -28,10 +28,13 @@ class Vendor(MetricSourceBase[Options]):
 
     name, title, options_type, behind = "vendor", "Vendor", Options, timedelta(minutes=2)
     silent = False
+    dies_at = datetime.max.replace(tzinfo=UTC)  # nothing is measured any more from then on
 
     def look(self, config, options, span, only=None):
         config.progress.count()
-        newest = floor(now() - self.behind, 60) - timedelta(minutes=1)
+        newest = floor(min(now() - self.behind, self.dies_at), 60) - timedelta(minutes=1)
+        if newest < span.start:
+            return []
         measured = Reading(
             signal="disk_pressure", resource=RESOURCE, at=newest, value=10.0, source="vendor", period_s=60
         )
@@ -85,6 +88,15 @@ def test_a_vendor_that_says_nothing_ends_with_a_person_once_its_own_delay_is_ove
     assert "Could not verify" in event.reason
     fixed_at = max(action.finished_at for action in event.actions.all())
     assert event.samples.latest("at").at - fixed_at >= timedelta(seconds=120) + timedelta(minutes=4)
+
+
+def test_one_measurement_counts_once_however_often_it_is_looked_at(vendor):
+    """An agent that dies over the fix leaves a last measurement, which stands for the newest for minutes."""
+    vendor.dies_at = START + timedelta(minutes=1)
+    event = run()
+    assert event.status == "escalated"
+    assert "Could not verify" in event.reason
+    assert [sample.look for sample in event.samples.all()].count("good") == 1
 
 
 @pytest.mark.parametrize("signal", sorted(CATALOG))
