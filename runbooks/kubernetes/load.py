@@ -36,11 +36,12 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class PodLoad(msgspec.Struct, frozen=True):
-    """What one pod uses and asks for, in cores, over the containers of which both are known."""
+    """What one pod uses and asks for, in cores, over the containers of which both are known; and as of when."""
 
     pod: str
     used: float
     requested: float
+    at: datetime | None = None  # None where the cluster does not say
 
     @property
     def percent(self) -> float:
@@ -63,7 +64,8 @@ def _load(pod: Pod, measured: Measured) -> PodLoad:
     used = {one.name: cores(one.usage.get("cpu", "")) for one in measured.containers}
     asked = {str(one.get("name", "")): _request(one) for one in pod.spec.get("containers") or ()}
     both = [name for name, request in asked.items() if request and name in used]
-    return PodLoad(pod.metadata.name, sum(used[name] for name in both), sum(asked[name] for name in both))
+    used_now, requested = sum(used[name] for name in both), sum(asked[name] for name in both)
+    return PodLoad(pod.metadata.name, used_now, requested, measured.timestamp)
 
 
 def _request(container: dict[str, Any]) -> float:

@@ -125,10 +125,13 @@ class RollbackDeployment:
         return is_known(event.resource.place)
 
     def reread(self, event: EventView, now: datetime) -> Reading | None:
-        """The value is 1 while its rollout has failed, or one of its pods is not well, else 0."""
+        """The value is 1 while its rollout has failed, or one of its pods is not well, else 0. None where it has no
+        pods: of these nobody can say that they stay up."""
         workload = reads.workload(event.resource)
         pods = current(reads.pods_of(event.resource, workload))
         failed = failure_of(workload) or "; ".join(unwell(pods, now)[:3])
+        if not pods and not failed:
+            return None
         return Reading(
             signal=self.signal,
             resource=event.resource,
@@ -140,7 +143,7 @@ class RollbackDeployment:
 
     def judge(self, event: EventView, reading: Reading | None, timing: Timing) -> Judgement:
         if reading is None or reading.value is None:
-            return Judgement(Look.INCONCLUSIVE, f"there is no reading of {event.resource.label}")
+            return Judgement(Look.INCONCLUSIVE, f"there are no pods of {event.resource.label} to look at")
         if reading.value < timing.clear:
             return Judgement(Look.GOOD, "the rollout of the earlier revision is complete, and its pods stay up")
         return Judgement(Look.BAD, reading.labels.get("message") or "its rollout has failed")

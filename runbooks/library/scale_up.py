@@ -121,20 +121,27 @@ class ScaleUp:
         return is_known(event.resource.place)
 
     def reread(self, event: EventView, now: datetime) -> Reading | None:
-        """Percent of the CPU that it asks for, now. None where nothing is measured."""
+        """Percent of the CPU that it asks for, as of the oldest measurement. None while one of its pods has none: it
+        may be the one that does the work."""
         workload = reads.workload(event.resource)
         pods = current(reads.pods_of(event.resource, workload))
-        percent = load.percent_of(load.measure(event.resource, workload, pods, now) or ())
-        if percent is None:
+        loads = load.measure(event.resource, workload, pods, now) or []
+        if not loads or len(loads) < len(pods):
             return None
-        labels = {"unwell": "; ".join(unwell(pods, now)[:3])}
         return Reading(
-            signal=self.signal, resource=event.resource, at=now, value=percent, detail=event.detail, labels=labels
+            signal=self.signal,
+            resource=event.resource,
+            at=min(one.at or now for one in loads),
+            value=load.percent_of(loads),
+            detail=event.detail,
+            labels={"unwell": "; ".join(unwell(pods, now)[:3])},
         )
 
     def judge(self, event: EventView, reading: Reading | None, timing: Timing) -> Judgement:
         if reading is None or reading.value is None:
-            return Judgement(Look.INCONCLUSIVE, f"the CPU of {event.resource.label} is not measured")
+            return Judgement(
+                Look.INCONCLUSIVE, f"the CPU of {event.resource.label} is not measured, or not of all its pods"
+            )
         shown = f"{reading.value:.0f} % of its request"
         if reading.labels.get("unwell"):
             return Judgement(Look.BAD, f"{shown}, and {reading.labels['unwell']}")

@@ -35,19 +35,20 @@ def is_asked_for(certificate: dict) -> bool:
 
 
 class MetricsServer:
-    """Measures a fixed load, shared out evenly among the pods of the namespace that are ready."""
+    """Measures a fixed load, shared out evenly among the pods of the namespace that are ready, anew each second."""
 
     def __init__(self, live: LiveCluster, namespace: str, load_millicores: int) -> None:
         self.namespace = namespace
         self.load_millicores = load_millicores
         self.is_shared = True  # False: more pods take nothing off the others
         self._live = live
-        self._pods = 0
+        self._measured: tuple[int, str] = (0, "")
 
     def tick(self) -> None:
         ready = [pod for pod in self._live.items("pods", self.namespace) if _is_ready(pod)]
-        if len(ready) != self._pods:
-            self._pods = len(ready)
+        due = (len(ready), stamp(datetime.now(UTC)))
+        if due != self._measured:
+            self._measured = due
             self._measure([pod["metadata"]["name"] for pod in ready])
 
     def _measure(self, pods: list[str]) -> None:

@@ -34,7 +34,7 @@ def measured(name: str = "web-1", cpu: str = "450m", minutes: float = 1) -> Meas
 
 
 def test_a_pods_load_is_what_its_containers_with_a_request_use():
-    assert loads_of([pod()], [measured()], NOW) == [PodLoad("web-1", 0.45, 0.5)]
+    assert loads_of([pod()], [measured()], NOW) == [PodLoad("web-1", 0.45, 0.5, NOW - timedelta(minutes=1))]
     assert percent_of(loads_of([pod()], [measured(cpu="467123456n")], NOW)) == pytest.approx(93.42, abs=0.01)
 
 

@@ -61,13 +61,17 @@ def roll_out(cluster, *, condition: dict | None = None, **counts: int) -> None:
             }
 
         cluster.store.modify("deployment", "shop", "web", status)
-        if counts == DONE and cluster.store.get("pod", "shop", "web-5f7f49ccbd-x"):
+        if counts in (DONE, NONE) and cluster.store.get("pod", "shop", "web-5f7f49ccbd-x"):
             cluster.store.delete("pod", "shop", "web-5f7f49ccbd-x")
+        if counts == DONE:
+            earlier = cluster.store.get("replicaset", "shop", "web-7b46c4b544")
+            pod(cluster, earlier, "ReplicaSet", "web-7b46c4b544-x", changed["spec"]["selector"]["matchLabels"])
 
     cluster.store.react(react)
 
 
 DONE = {"replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}
+NONE = {"replicas": 0, "updatedReplicas": 0, "availableReplicas": 0}
 
 
 def reading() -> Reading:
@@ -102,6 +106,16 @@ def test_a_failed_rollout_is_rolled_back_and_verified(shop, clock):
     after = shop.store.get("deployment", "shop", "web")
     assert after["spec"]["template"]["spec"]["containers"][0]["image"] == "nginx:1.25"
     assert after["metadata"]["annotations"]["byteport.io/last-action"] == str(event.actions.get().uid)
+
+
+def test_where_no_pod_is_left_nobody_can_say_that_it_works(shop, clock):
+    """Somebody scales it to nothing while it is verified: its rollout is complete then, by the rules."""
+    roll_out(shop, **NONE)
+    event = run(fire(), clock, "verifying")
+    edit(shop, lambda found: found["spec"].update(replicas=0))
+    event = run(event, clock)
+    assert event.status == "escalated"
+    assert "there are no pods of" in event.reason
 
 
 def test_what_was_seen_is_told(shop, clock):

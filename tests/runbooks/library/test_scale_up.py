@@ -47,14 +47,15 @@ def saturated(cluster, *cpu: str, bound: str = "5") -> None:
         one_more(cluster, owner, number, used)
 
 
-def one_more(cluster, owner: dict, number: int, cpu: str) -> None:
+def one_more(cluster, owner: dict, number: int, cpu: str, measured_at: str = "") -> None:
     name, labels = f"cart-{number}", owner["metadata"]["labels"]
     made = pod(cluster, owner, "ReplicaSet", name, labels)
     made["spec"] = {"containers": [{"name": "app", "resources": {"requests": {"cpu": "500m"}}}]}
     cluster.store.put("pod", made)
     meta = {"name": name, "namespace": "shop", "labels": labels}
     containers = [{"name": "app", "usage": {"cpu": cpu, "memory": "1Mi"}}]
-    cluster.store.put("podmetrics", {"metadata": meta, "timestamp": ago(), "containers": containers})
+    stamp = measured_at or ago()
+    cluster.store.put("podmetrics", {"metadata": meta, "timestamp": stamp, "containers": containers})
 
 
 def measures(cluster) -> None:
@@ -72,7 +73,7 @@ def scales(cluster, cpu: str = "300m", **counts: int) -> None:
         replicas, number = changed["spec"]["replicas"], changed["metadata"]["generation"]
         owner = cluster.store.get("replicaset", "shop", "cart-aaa")
         for index in range(replicas):
-            one_more(cluster, owner, index, cpu)
+            one_more(cluster, owner, index, cpu, measured_at=ago(minutes=-2))  # and again, and again
         full = {"replicas": replicas, "updatedReplicas": replicas, "availableReplicas": replicas, **counts}
         cluster.store.modify(kind, "shop", "cart", lambda d: d["status"].update(observedGeneration=number, **full))
 
@@ -88,14 +89,17 @@ def fire(value: float = 93.0) -> SignalEvent:
     return SignalEvent.objects.latest("pk")
 
 
-def run(event: SignalEvent, clock: time_machine.Traveller, cluster, *statuses: str) -> SignalEvent:
+def run(
+    event: SignalEvent, clock: time_machine.Traveller, cluster, *statuses: str, measured: bool = True
+) -> SignalEvent:
     for _ in range(100):
         event.refresh_from_db()
         if event.status in (statuses or ("resolved", "escalated")):
             return event
         if event.due_at and event.due_at > datetime.now(UTC):
             clock.move_to(event.due_at)
-        measures(cluster)
+        if measured:
+            measures(cluster)
         loop.advance(event.pk)
     raise AssertionError(f"still {event.status}: {event.reason}")
 
@@ -146,6 +150,27 @@ def test_somebody_who_scales_it_down_meanwhile_is_not_worked_against(shop, clock
     event = run(fire(), clock, shop, "verifying")
     shop.store.modify("deployment", "shop", "cart", lambda found: found["spec"].update(replicas=1))
     assert "somebody has scaled it to 1 meanwhile" in run(event, clock, shop).reason
+
+
+def test_pods_that_are_not_measured_are_not_taken_for_idle(shop, clock):
+    """The node of those that do the work has gone silent; the new replica has little to do yet."""
+    scales(shop, "20m")
+    event = run(fire(), clock, shop, "verifying")
+    for name in ("cart-0", "cart-1"):
+        shop.store.delete("podmetrics", "shop", name)
+    event = run(event, clock, shop)
+    assert event.status == "escalated"
+    assert "is not measured, or not of all its pods" in event.reason
+
+
+def test_what_the_metrics_server_said_last_counts_once(shop, clock):
+    scales(shop)
+    event = run(fire(), clock, shop, "verifying")
+    clock.move_to(event.due_at)
+    measures(shop)
+    event = run(event, clock, shop, measured=False)
+    assert event.status == "escalated"
+    assert [sample.look for sample in event.samples.all()].count("good") == 1
 
 
 HPA = {"metadata": {"name": "cart", "namespace": "shop"}}
