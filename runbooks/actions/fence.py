@@ -10,7 +10,8 @@ from typing import Protocol
 
 import msgspec
 
-from byteport.core.errors import Refused
+from byteport.core.errors import Refused, Temporary
+from runbooks.policy import agent_settings
 
 
 class Admits(Protocol):
@@ -51,6 +52,19 @@ def opened(*permits: Admits) -> Iterator[None]:
         yield
     finally:
         _open.reset(token)
+
+
+def heed_switches(*, in_dry_run: bool = False) -> None:
+    """Asked last, right before a change leaves: since the gates were asked, the fence has read what it judges by, and
+    that can take a minute. Raises Temporary when an operator has paused BytePort by now, or has put it into dry-run:
+    nothing has happened yet, and the gates, which are asked again, say what follows.
+
+    `in_dry_run`: also then it may be done, as what a drill does, or what puts back BytePort's own.
+    """
+    agent = agent_settings()
+    if agent.paused or (agent.dry_run and not in_dry_run):
+        switched = "paused" if agent.paused else "put into dry-run"
+        raise Temporary(f"BytePort was {switched} right before the change would have left.", delay_s=1.0)
 
 
 def admit(call: object) -> None:

@@ -15,20 +15,26 @@ from byteport.core.errors import Temporary
 from byteport.core.outcome import ActionOutcome, Result
 from byteport.core.resource import ResourceRef
 from runbooks.action import ActionCall, Probe, ProbeState
-from runbooks.actions.fence import Permit, admit, opened
+from runbooks.actions.fence import Permit, admit, heed_switches, opened
 from runbooks.host_opt_in import host_opt_in
 
 
 class HostPermit(msgspec.Struct, frozen=True):
-    """Admits one verb on one host, if that is opted in at this moment."""
+    """Admits one verb on one host, if that is opted in at this moment and nobody has switched BytePort off."""
 
     permit: Permit
     target: ResourceRef
     opt_in: str
 
     def refusal(self, call: object) -> str:
-        if self.permit.refusal(call) or not self.opt_in:
-            return self.permit.refusal(call)
+        refusal = self.permit.refusal(call) or self._not_opted_in()
+        if not refusal:
+            heed_switches(in_dry_run=self.target.is_drill or not self.opt_in)
+        return refusal
+
+    def _not_opted_in(self) -> str:
+        if not self.opt_in:
+            return ""
         found = host_opt_in(self.target, self.opt_in)
         return "" if found.given else f"it is not opted in to `{self.opt_in}` ({found.where}: {found.found})"
 

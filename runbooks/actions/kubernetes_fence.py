@@ -19,6 +19,7 @@ from byteport.core.clock import now
 from byteport.core.errors import Temporary
 from byteport.core.outcome import Result
 from byteport.core.resource import ResourceRef
+from runbooks.actions.fence import heed_switches
 from runbooks.actions.json_patch import (
     Change,
     PatchError,
@@ -126,7 +127,10 @@ class ClusterPermit(msgspec.Struct, frozen=True):
         rule = RULES.get(self.action)
         if rule is None or not isinstance(call, ClusterCall):
             return f"only {self.action} is under way"
-        return self._form_objection(rule, call) or self._change_objection(rule, call.request.body)
+        refusal = self._form_objection(rule, call) or self._change_objection(rule, call.request.body)
+        if not refusal and not self.dry_run:
+            heed_switches(in_dry_run=self.target.is_drill)
+        return refusal
 
     def _form_objection(self, rule: Rule, call: ClusterCall) -> str:
         """What speaks against the request by its form alone."""

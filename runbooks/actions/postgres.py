@@ -18,7 +18,7 @@ from byteport.core.errors import Permanent
 from byteport.core.outcome import ActionOutcome, Result
 from byteport.core.resource import ResourceRef
 from runbooks.action import ActionCall, Probe, ProbeState
-from runbooks.actions.fence import Permit, admit, opened
+from runbooks.actions.fence import Permit, admit, heed_switches, opened
 
 MAX_SESSIONS = 20  # of one action
 DEADLINE_S = 120.0
@@ -124,6 +124,7 @@ def _end_all(call: ActionCall, sessions: Sequence[Session]) -> Ended:
     """Each by a statement of its own, under the action's id, which the server's log and other sessions can see."""
     target = target_for(call.target)
     with conversation(target, application=f"byteport {call.id}", deadline_s=DEADLINE_S) as connection:
+        heed_switches(in_dry_run=call.target.is_drill)  # once for all: what is half done has no better answer
         answers = {session: _send(connection, target, call.target, session) for session in sessions}
         ending = [session for session, answer in answers.items() if answer and answer.told]
         stuck = _still_there_after_a_while(connection, ending)

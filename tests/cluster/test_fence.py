@@ -17,6 +17,7 @@ from runbooks.actions.drill_namespace import DrillPermit
 from runbooks.actions.fence import admit, opened
 from runbooks.actions.kubernetes_fence import RULES, ClusterCall, ClusterPermit
 from runbooks.kubernetes.reads import digest
+from runbooks.models import AgentSettings
 from tests.cluster.live import KUBECONFIG
 from tests.cluster.objects import memory, workload
 
@@ -26,7 +27,8 @@ ID = "8c2d8ff0-6a5b-4a0e-8d0e-5d3f1d2c7a11"
 
 
 @pytest.fixture
-def place(live, settings):
+def place(live, settings, db):
+    AgentSettings.objects.get_or_create(pk=1, defaults={"dry_run": False})
     settings.KUBECONFIG, settings.KUBE_CONTEXTS = KUBECONFIG, []
     name = str(list_kube_config_contexts(KUBECONFIG)[1]["name"])
     forget(name)

@@ -10,15 +10,16 @@ import pytest
 from byteport.clients.hosts.inventory import local_name
 from byteport.clients.hosts.protocol import READ_VERBS, HostRequest
 from byteport.clients.hosts.reader import read
-from byteport.core.errors import Permanent, Refused
+from byteport.core.errors import Permanent, Refused, Temporary
 from byteport.core.outcome import Result
 from byteport.core.resource import ResourceRef
 from byteport.drills import drill
 from byteport.drills.volume import Volume
 from runbooks.action import ACTIONS, ActionCall, ProbeState
 from runbooks.actions import host
-from runbooks.actions.fence import Permit, admit, opened
+from runbooks.actions.fence import Permit, admit, heed_switches, opened
 from runbooks.hostctl import VERBS, Roots
+from runbooks.models import AgentSettings
 
 pytestmark = pytest.mark.django_db
 CLEAR_TMP = Permit("host", "web-1", "clear_tmp", "host/web-1/mount/%2F")
@@ -106,6 +107,24 @@ def test_what_byteport_changed_is_put_back_also_when_the_opt_in_was_taken_back(v
     (drill_folder(volume) / "etc/byteport/annotations").unlink()
     outcome = ACTIONS["host.restore_oom_score"].execute(ActionCall(str(uuid4()), "host.restore_oom_score", volume))
     assert outcome.result is not Result.REFUSED
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_pause_that_comes_after_the_gates_stops_a_verb_right_before_it_leaves(volume, name):
+    (drill_folder(volume) / "etc/byteport/annotations").write_text("byteport.io/auto-remediate: disk,memory\n")
+    AgentSettings.objects.create(paused=True)
+    call = ActionCall(str(uuid4()), name, volume)
+    with pytest.raises(Temporary, match="paused right before"):
+        ACTIONS[name].execute(call)
+    assert read(local_name(), "probe", action_id=call.id)["state"] == "absent"
+
+
+@pytest.mark.parametrize(("switches", "said"), [({"paused": True}, "paused"), ({"dry_run": True}, "dry-run")])
+def test_what_is_no_drill_heeds_both_switches(switches, said):
+    heed_switches(in_dry_run=True)
+    AgentSettings.objects.create(**{"dry_run": False, **switches})
+    with pytest.raises(Temporary, match=said):
+        heed_switches()
 
 
 def drill_folder(volume: ResourceRef) -> Path:

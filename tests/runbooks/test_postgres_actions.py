@@ -28,6 +28,7 @@ from runbooks.action import ActionCall, ProbeState
 from runbooks.actions import postgres
 from runbooks.actions.fence import Permit, opened
 from runbooks.actions.postgres import CHANGES, EndIdleSessions, Session
+from runbooks.models import AgentSettings
 from tests.monitored import HOSTILE, ROLE, Server, alive, until
 
 SHOP = ResourceRef("postgres", "prod", "database", "shop")
@@ -37,6 +38,7 @@ LONG_AGO = "2026-01-01T00:00:00+00:00"
 
 @pytest.fixture
 def shop(server: Server, db: None, monkeypatch: pytest.MonkeyPatch) -> Server:
+    AgentSettings.objects.create(dry_run=False)
     monkeypatch.setattr(inventory, "LEAST_IDLE_S", 0)
     monkeypatch.setenv("PROD_DSN", server.agent_dsn())
     MonitoredDatabase.objects.create(name="prod", connection_variable="PROD_DSN", idle_limit_s=0)
@@ -325,6 +327,15 @@ def test_a_session_that_is_idle_for_less_than_a_minute_is_left_whatever_the_row_
     outcome = ACTION.execute(call_for(shop, session))
     why = "it has been idle in this transaction for a short time only"
     assert outcome.data["why_left"] == {str(session.info.backend_pid): why}
+    assert alive(session)
+
+
+@pytest.mark.parametrize("switch", ["paused", "dry_run"])
+def test_what_is_switched_off_after_the_gates_were_asked_ends_nothing(shop, switch):
+    session = shop.session("SELECT 1")
+    AgentSettings.objects.update(**{switch: True})
+    with pytest.raises(Temporary, match="right before the change would have left"):
+        ACTION.execute(call_for(shop, session))
     assert alive(session)
 
 

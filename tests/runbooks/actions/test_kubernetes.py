@@ -11,6 +11,7 @@ from byteport.core.errors import Permanent, Refused, Temporary
 from byteport.core.outcome import Result
 from runbooks.action import ACTIONS, ActionCall, ProbeState
 from runbooks.kubernetes.reads import digest
+from runbooks.models import AgentSettings
 from tests.kubernetes.standin import Fault
 from tests.runbooks.shop import ago, certificate, failed_web, leaky, namespace, ref, workload
 
@@ -20,6 +21,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def shop(cluster):
+    AgentSettings.objects.create(dry_run=False)
     namespace(cluster)
     cluster.kinds.add("application")
     return cluster
@@ -145,6 +147,16 @@ def test_every_change_is_one_patch_under_byteports_name(shop):
 
 
 # --- the dry run
+
+
+@pytest.mark.parametrize("switch", ["paused", "dry_run"])
+def test_what_is_switched_off_after_the_gates_were_asked_does_not_leave(shop, switch):
+    before = workload(shop, "deployment", "web")
+    AgentSettings.objects.update(**{switch: True})
+    with pytest.raises(Temporary, match="right before the change would have left"):
+        execute(restart(before))
+    assert shop.changing() == []
+    assert simulate(restart(before)).result is Result.SIMULATED, "which changes nothing"
 
 
 def test_a_simulation_is_the_servers_own_dry_run_and_changes_nothing(shop):

@@ -20,6 +20,7 @@ from runbooks.actions import kubernetes, kubernetes_patches
 from runbooks.actions.fence import opened
 from runbooks.actions.kubernetes_fence import RULES, ClusterPermit, StaleError, path_of
 from runbooks.kubernetes import reads
+from runbooks.models import AgentSettings
 from tests.kubernetes.standin import PLACE
 from tests.runbooks.shop import ago, certificate, failed_web, leaky, namespace, ref, workload
 
@@ -33,6 +34,7 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 def shop(cluster):
+    AgentSettings.objects.create(dry_run=False)
     namespace(cluster)
     cluster.kinds.add("application")
     yield cluster
