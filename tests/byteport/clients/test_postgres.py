@@ -414,10 +414,9 @@ class Relay:
     def _pass(self, source: socket.socket, to: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65_536):
-                if self.silent.is_set():
-                    return
-                to.sendall(data)
-            to.shutdown(socket.SHUT_RDWR)
+                if not self.silent.is_set():
+                    to.sendall(data)
+            to.shutdown(socket.SHUT_RDWR)  # also when silent: else the server keeps the session, and other tests see it
 
 
 @pytest.fixture
