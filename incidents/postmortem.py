@@ -15,7 +15,7 @@ from byteport.core.units import human_bytes, human_duration
 from incidents.followups import follow_ups
 from incidents.markup import NOTHING, cell, fence, md_escape, table
 from incidents.record import Deed, Gap, Gate, Record, Word, record_of
-from incidents.trend import figure, sparkline
+from incidents.trend import NO_SAMPLES, figure, sparkline
 from signals.models import ResolvedBy, SignalEvent, Status
 
 FIGURES = 10  # shown of one action's result
@@ -166,7 +166,7 @@ def _without_value(row: Sequence[str]) -> Sequence[str]:
 def trend(record: Record) -> str:
     points = record.trend.points
     if not points:
-        return _section("Trend", "No samples were kept of this time.")
+        return _section("Trend", NO_SAMPLES)
     values = (record.trend.low, record.trend.high, record.trend.last)
     bounds = [_figure(record, level) for level in (record.threshold, record.clear)] if record.judged_by_value else []
     header = ("Lowest", "Highest", "Latest", *(("Threshold", "Clear below") if bounds else ()))

@@ -16,11 +16,10 @@ from django.views.decorators.vary import vary_on_headers
 from django.views.defaults import page_not_found
 
 from byteport.problem import ProblemError
-from incidents import trend
 from incidents.markup import to_html
 from incidents.postmortem import render
-from incidents.record import clear_threshold
 from incidents.report import postmortem_document
+from incidents.views.incident import drawn_trend
 from incidents.views.page import top_context
 from signals.models import SignalEvent
 
@@ -109,15 +108,10 @@ def _as_html(request: HttpRequest, event: SignalEvent, text: str) -> HttpRespons
         **top_context(request),
         "event": event,
         "before": SafeString(before + heading),
-        "picture": _picture(event),
+        "picture": drawn_trend(event),
         "after": SafeString(after),
     }
     return render_page(request, "incidents/postmortem.html", context)
-
-
-def _picture(event: SignalEvent) -> SafeString:
-    points, marks = trend.points_of(event), trend.marks_of(event)
-    return trend.svg(points, threshold=event.threshold, clear=clear_threshold(event), marks=marks)
 
 
 def _as_markdown(request: HttpRequest, event: SignalEvent, text: str) -> HttpResponse:

@@ -18,6 +18,7 @@ from signals.models import SignalEvent
 
 LEAD = timedelta(minutes=30)  # shown of the time before detection
 BUCKETS = 240
+NO_SAMPLES = "No samples were kept of this time."
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 60
 
@@ -184,19 +185,15 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 def svg(points: Points, *, threshold: float | None, clear: float | None, marks: Sequence[Mark] = ()) -> SafeString:
-    """The course as an inline SVG: no script, no reference to anything, the colour of the text around it."""
+    """A course that is not empty, as an inline SVG: no script, no reference to anything, the colour of the text."""
     named = (("threshold", threshold), ("clear", clear))
     levels = [(name, level) for name, level in named if level is not None and math.isfinite(level)]
-    drawn = _drawn(points, levels, marks) if points.points else (_nothing(),)
+    drawn = _drawn(points, levels, marks)
     return mark_safe(  # noqa: S308 (numbers, words of this module, and what went through escape())
         f'<svg class="trend" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
         ' aria-labelledby="trend-title trend-desc" fill="none" stroke="currentColor" font-size="12">'
         f"{_described(points, levels, marks)}{''.join(drawn)}</svg>"
     )
-
-
-def _nothing() -> str:
-    return _text(WIDTH / 2, HEIGHT / 2, "No samples were kept of this time.", "middle")
 
 
 def _drawn(points: Points, levels: Sequence[tuple[str, float]], marks: Sequence[Mark]) -> Iterator[str]:
@@ -222,11 +219,10 @@ def frame_of(points: Points, levels: Sequence[float], marks: Sequence[Mark]) -> 
 def _described(points: Points, levels: Sequence[tuple[str, float]], marks: Sequence[Mark]) -> str:
     told = [f"{name} {figure(level, points.unit)}" for name, level in levels]
     told += [f"{mark.label} {mark.at:%Y-%m-%d %H:%M:%S} UTC" for mark in marks]
-    if points.points:
-        bounds = (figure(value, points.unit) for value in (points.low, points.high, points.last))
-        told.insert(0, "lowest {}, highest {}, latest {}".format(*bounds))
+    bounds = (figure(value, points.unit) for value in (points.low, points.high, points.last))
+    told.insert(0, "lowest {}, highest {}, latest {}".format(*bounds))
     title = '<title id="trend-title">Trend of the value</title>'
-    return f'{title}<desc id="trend-desc">{escape("; ".join(told) or "no samples")}</desc>'
+    return f'{title}<desc id="trend-desc">{escape("; ".join(told))}</desc>'
 
 
 def _axes(frame: Frame, unit: str) -> Iterator[str]:

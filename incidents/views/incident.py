@@ -39,6 +39,7 @@ def incident(request: HttpRequest, pk: int) -> HttpResponse:
         "stages": progress(event, record, plan),
         "story": story(record),
         "trend": drawn_trend(event),
+        "no_samples": trend.NO_SAMPLES,
         "manual_steps": manual_steps(event, diagnosis),
         "poll_s": poll_s(event),
         "handed": handed(event, at),
@@ -47,9 +48,11 @@ def incident(request: HttpRequest, pk: int) -> HttpResponse:
     return show(request, "incident", context)
 
 
-def drawn_trend(event: SignalEvent) -> SafeString:
-    """The value's course from before detection to the end, or to now."""
+def drawn_trend(event: SignalEvent) -> SafeString | None:
+    """The value's course from before detection to the end, or to now; None where no samples are kept of it."""
     points, marks = trend.points_of(event), trend.marks_of(event)
+    if not points.points:
+        return None
     return trend.svg(points, threshold=event.threshold, clear=clear_threshold(event), marks=marks)
 
 

@@ -17,8 +17,9 @@ from byteport.core.clock import now
 from byteport.core.resource import ResourceRef
 from byteport.models import AuditEntry, Heartbeat
 from incidents import queries
+from incidents.trend import NO_SAMPLES
 from runbooks.models import AgentSettings, Approval, RunbookPolicy
-from signals.models import SignalEvent, Source, SourceStream
+from signals.models import Sample, SignalEvent, Source, SourceStream
 from tests.incidents import scenes
 
 pytestmark = pytest.mark.django_db
@@ -429,6 +430,15 @@ def test_an_empty_list_says_why_and_what_next(operator: Client, query: str, word
 
 
 # --- one incident
+
+
+def test_the_trend_is_drawn_where_samples_were_kept_and_else_a_sentence(operator: Client) -> None:
+    event = scenes.incident("escalated")
+    without = page(operator, f"/incidents/{event.pk}/")
+    assert (without.count(NO_SAMPLES), 'class="trend"' in without) == (1, False)
+    Sample.objects.create(fingerprint=event.fingerprint, at=event.detected_at, value=91.0)
+    drawn = page(operator, f"/incidents/{event.pk}/")
+    assert (drawn.count(NO_SAMPLES), 'class="trend"' in drawn) == (0, True)
 
 
 def test_evidence_is_told_apart_from_inference_and_a_guess_is_called_one(operator: Client) -> None:

@@ -8,6 +8,7 @@ from django.urls import reverse
 
 from byteport.core.resource import ResourceRef
 from incidents.postmortem import render
+from incidents.trend import NO_SAMPLES
 from signals.models import Sample, SignalEvent, TimelineEntry
 from tests.incidents import scenes
 
@@ -121,6 +122,12 @@ def test_the_page_shows_the_text_and_the_picture_in_the_place_of_the_trend(reade
     assert page.index("<h2>Verification</h2>") < page.index("<h2>Trend</h2>") < page.index('<svg class="trend"')
     assert page.index('<svg class="trend"') < page.index("<h2>Follow-ups</h2>")
     assert "<table>" in page
+
+
+def test_the_page_has_no_empty_picture_where_no_samples_were_kept(reader):
+    page = reader.get(address(scenes.planned("escalated"))).content.decode()
+    assert page.count(NO_SAMPLES) == 1
+    assert "postmortem-trend" not in page
 
 
 def test_a_final_postmortem_is_never_rendered_again(reader, event):

@@ -140,12 +140,6 @@ def texts(picture: ET.Element) -> list[str]:
     return [element.text or "" for element in named(picture, "trend-label")]
 
 
-def test_without_points_it_says_so():
-    picture = drawn(Points())
-    assert texts(picture) == ["No samples were kept of this time."]
-    assert not named(picture, "trend-line")
-
-
 def test_one_point_is_a_dot():
     (path,) = named(drawn(line([91.0])), "trend-line")
     assert re.fullmatch(r"M[\d.]+ [\d.]+h0", path.get("d"))
@@ -214,7 +208,7 @@ values = st.floats(min_value=-1e100, max_value=1e100)
 
 
 @settings(deadline=None)
-@given(st.lists(values, max_size=30), st.none() | values, st.sampled_from(["%", "", "sessions"]))
+@given(st.lists(values, min_size=1, max_size=30), st.none() | values, st.sampled_from(["%", "", "sessions"]))
 def test_whatever_was_measured_can_be_drawn_within_the_picture(measured, threshold, unit):
     points = line(measured, unit=unit)
     picture = ET.fromstring(svg(points, threshold=threshold, clear=None, marks=MARKS))
