@@ -1,17 +1,19 @@
 """Day partitions of `samples`, made ahead and dropped by age; what else has a time to live; and the inventory's rows
 for hosts that were seen."""
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 from django.db import connection, transaction
 from psycopg import sql
 
 from byteport.core.clock import now
 from signals import consumers, seen_hosts
-from signals.models import WebhookDelivery
+from signals.kubernetes.revisions import STABLE
+from signals.models import Series, WebhookDelivery
 
 DAYS_AHEAD = 3
 KEEP_DAYS = 35
+SERIES_AT_ONCE = 10_000
 KEEP_DELIVERIES = timedelta(minutes=30)  # longer than a signed timestamp is accepted
 
 
@@ -21,6 +23,7 @@ def run() -> None:
     drop_partitions()
     seen_hosts.note()
     consumers.forget(now() - consumers.KEPT)
+    forget_series()
     WebhookDelivery.objects.filter(received_at__lt=now() - KEEP_DELIVERIES).delete()
 
 
@@ -59,8 +62,10 @@ def _make(day: date) -> None:
 
 
 def drop_partitions() -> None:
-    """Drops whole days that are older than KEEP_DAYS."""
-    oldest = _name(now().date() - timedelta(days=KEEP_DAYS))
+    """Drops whole days that are older than KEEP_DAYS; and what is as old of the default partition, where samples land
+    that came while nobody made partitions, or long after they were measured."""
+    first_kept = now().date() - timedelta(days=KEEP_DAYS)
+    oldest = _name(first_kept)
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'samples'::regclass"
@@ -69,6 +74,14 @@ def drop_partitions() -> None:
         )
         for (name,) in cursor.fetchall():
             cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(name)))
+        cursor.execute("DELETE FROM samples_default WHERE at < %s", [datetime.combine(first_kept, time(), UTC)])
+
+
+def forget_series() -> None:
+    """Drops what is remembered of series that have been silent for as long as samples are kept: pods, hosts and a
+    sender's alerts come and go. Which revisions have worked is told once, and stays."""
+    silent = Series.objects.filter(last_at__lt=now() - timedelta(days=KEEP_DAYS)).exclude(signal=STABLE)
+    silent.filter(pk__in=list(silent.values_list("pk", flat=True)[:SERIES_AT_ONCE])).delete()
 
 
 def _name(day: date) -> str:

@@ -15,6 +15,7 @@ from byteport.core.resource import ResourceRef
 from byteport.models import QueuedTask
 from signals import maintenance, policy
 from signals.ingest import ingest
+from signals.kubernetes.revisions import STABLE
 from signals.models import Sample, Series, SignalEvent, SignalPolicy
 from signals.reading import Reading, State
 from signals.router import Why
@@ -163,6 +164,28 @@ def test_old_partitions_are_dropped_whole():
     with time_machine.travel(START + timedelta(days=60)):
         maintenance.run()
     assert Sample.objects.count() == 0
+
+
+def test_what_landed_in_no_days_partition_is_dropped_by_age_as_well():
+    """No worker ran for a week: the days of which nobody made a partition are never made afterwards."""
+    ingest([reading(0)])
+    with time_machine.travel(START + timedelta(days=7)):
+        maintenance.run()
+        assert Sample.objects.count() == 1
+    with time_machine.travel(START + timedelta(days=60)):
+        maintenance.run()
+    assert Sample.objects.count() == 0
+
+
+def test_a_series_that_has_been_silent_for_long_is_forgotten_but_not_which_revisions_have_worked():
+    stable = Reading(signal=STABLE, resource=VAR, at=START, value=3.0)
+    ingest([reading(0), stable])
+    with time_machine.travel(START + timedelta(days=30)):
+        maintenance.run()
+        assert Series.objects.count() == 2
+    with time_machine.travel(START + timedelta(days=60)):
+        maintenance.run()
+    assert [series.signal for series in Series.objects.all()] == [STABLE]
 
 
 def test_whatever_texts_a_sender_uses_are_kept_as_they_are():
