@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import structlog
 from django.conf import settings
-from django.db import transaction
+from django.db import DataError, transaction
 from django.db.models import Q
 from django.db.models.functions import Coalesce, Greatest
 
@@ -21,7 +21,7 @@ from byteport.core.errors import BytePortError, Temporary
 from incidents import conclude, operate
 from runbooks import act, diagnose, verify
 from runbooks.stage import Move, Stage
-from signals.lifecycle import LostClaimError, enqueue_advance, transition
+from signals.lifecycle import ARROWS, LostClaimError, enqueue_advance, transition
 from signals.models import ResolvedBy, SignalEvent, Status
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ def advance(event_id: int) -> None:
         return
     with structlog.contextvars.bound_contextvars(event=event.pk, stage=event.status):
         try:
-            settle(event, run_stage(event, at))
+            _settle_or_hand_over(event, run_stage(event, at))
         except LostClaimError as lost:
             log.warning("claim lost", why=str(lost))
 
@@ -103,6 +103,20 @@ def _again(event: SignalEvent, why: str, delay_s: float) -> Move:
     if event.stage_attempts + 1 >= MAX_ATTEMPTS:
         return Move(to=Status.ESCALATED, reason=f"{why} (tried {MAX_ATTEMPTS} times)")
     return Move(reason=why, delay_s=delay_s * 2**event.stage_attempts, retry=True)
+
+
+def _settle_or_hand_over(event: SignalEvent, move: Move) -> None:
+    """An answer that PostgreSQL does not take, for a NUL in what a stranger wrote say, ends with a person: trying again
+    would end in the same way, unseen."""
+    status = Status(event.status)
+    try:
+        settle(event, move)
+    except DataError as error:
+        if Status.ESCALATED not in ARROWS[status]:
+            raise
+        log.exception("a stage's answer cannot be kept")
+        why = f"What came of stage {status} cannot be kept: {type(error.__cause__ or error).__name__}"
+        settle(SignalEvent.objects.get(pk=event.pk), Move(to=Status.ESCALATED, reason=f"{why}. BytePort's log has it."))
 
 
 def settle(event: SignalEvent, move: Move) -> None:

@@ -36,6 +36,7 @@ class Platform:
         self.value = 90.0
         self.heals = True
         self.opted_in = True
+        self.opt_in_found = "nothing"
         self.override = ""
         self.readable = True
         self.done: list[str] = []
@@ -103,7 +104,12 @@ class StandInRunbook:
         return ()
 
     def opt_in(self, event: EventView) -> OptIn:
-        return OptIn(self.platform.opted_in, "the stand-in", "disk" if self.platform.opted_in else "nothing", "opt in.")
+        return OptIn(
+            self.platform.opted_in,
+            "the stand-in",
+            "disk" if self.platform.opted_in else self.platform.opt_in_found,
+            "opt in.",
+        )
 
     def override(self, event: EventView, diagnosis: Diagnosis) -> str:
         return self.platform.override

@@ -533,6 +533,15 @@ def test_a_defect_of_byteports_own_ends_with_a_person_and_is_named(platform, clo
     assert "ZeroDivisionError" in event.reason
 
 
+def test_what_the_database_does_not_take_ends_with_a_person_and_not_with_the_same_again(platform, clock):
+    """A NUL in what a stranger wrote, say. What nobody could write down must not hold the incident for ever."""
+    platform.opt_in_found = "nothing\x00"
+    platform.opted_in = False
+    event = run_until(fire(), clock, "escalated", most=4)
+    assert "cannot be kept" in event.reason
+    assert event.lease_token is None
+
+
 def test_what_is_for_information_only_is_kept_and_shown_and_calls_nobody_until_it_is_more(platform, clock):
     def tell(severity: str) -> SignalEvent:
         state, labels = State.FIRING, {"severity": severity}

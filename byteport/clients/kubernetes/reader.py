@@ -48,9 +48,10 @@ def get(place: str, path: str, *, timeout_s: float = TIMEOUT_S, **params: str | 
 def get_text(
     place: str, path: str, limit_bytes: int, *, timeout_s: float = TIMEOUT_S, **params: str | int | bool
 ) -> str:
-    """The first `limit_bytes` of a text, as of a log. What is no UTF-8 is replaced."""
+    """The first `limit_bytes` of a text, as of a log. What is no UTF-8 is replaced, and so is NUL, which PostgreSQL
+    takes in no text."""
     body = Wire(place, only_get).send_cut(Call.get(path, **params), limit_bytes=limit_bytes, timeout_s=timeout_s)
-    return body.decode(errors="replace")
+    return body.decode(errors="replace").replace("\0", "\ufffd")
 
 
 def list_pages(place: str, path: str, *, page: int = PAGE, **params: str | int | bool) -> Iterator[bytes]:

@@ -421,6 +421,12 @@ def test_what_it_asks_of_the_cluster_is_what_it_declares(shop, clock):
 # --- what people read
 
 
+def test_a_log_that_no_database_could_keep_is_shown_as_far_as_it_can_be(shop, clock):
+    crash_loop(shop, crashed(1), "boot \x00\x01 panic: connection refused\n")
+    event = run(fire(), clock, "diagnosed", "escalated")
+    assert diagnosis_of(event).log == "boot \ufffd\x01 panic: connection refused"
+
+
 def test_secrets_in_a_log_are_masked_and_only_its_end_is_kept():
     text = "".join(f"line {n}\n" for n in range(300)) + "password=hunter2\n" + "x" * 9000 + "\n"
     lines = masked_lines(text)
