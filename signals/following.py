@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from datetime import datetime
 
 import structlog
+from django.db import DataError, close_old_connections
 from django.db import Error as DatabaseError
-from django.db import close_old_connections
 
 from byteport.core.backoff import backoff_s
 from byteport.core.clock import now
@@ -35,7 +35,21 @@ class DatabaseChannel:
 
     def emit(self, readings: Sequence[Reading]) -> None:
         with _away_is_temporary():
-            ingested = ingest(readings)
+            try:
+                self._take(readings)
+            except DataError:  # PostgreSQL does not take one of them: it must not hold back the others for ever
+                self._take_each(readings)
+
+    def _take_each(self, readings: Sequence[Reading]) -> None:
+        for reading in readings:
+            try:
+                self._take([reading])
+            except DataError as error:
+                of = {"signal": reading.signal, "resource": str(reading.resource)}
+                log.error("a reading cannot be kept", **of, error=str(error).strip())
+
+    def _take(self, readings: Sequence[Reading]) -> None:
+        ingested = ingest(readings)
         self._taken += len(readings)
         self._latest = max([self._latest, *(reading.at for reading in readings)])
         if ingested.opened or ingested.cleared:

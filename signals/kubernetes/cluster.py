@@ -11,6 +11,7 @@ import msgspec
 
 from byteport.core.masking import mask_secrets
 from byteport.core.resource import ResourceRef
+from signals.alert import clean
 from signals.kubernetes.judgements import Judgement
 from signals.kubernetes.objects import Certificate, Event
 from signals.kubernetes.pods import Crash, PodBook, Remembered
@@ -110,7 +111,7 @@ class Cluster:
         detail: str = "",
         value: float | None = None,
     ) -> Reading:
-        labels = {key: mask_secrets(text[:MESSAGE_CHARS]) for key, text in judgement.labels.items()}
+        said = {key: mask_secrets(text[:MESSAGE_CHARS]) for key, text in judgement.labels.items()}
         return Reading(
             signal=signal,
             resource=resource,
@@ -119,5 +120,5 @@ class Cluster:
             state=judgement.state,
             detail=detail,
             source=self.slug,
-            labels=labels,
+            labels={key: clean(text, MESSAGE_CHARS) for key, text in said.items()},
         )

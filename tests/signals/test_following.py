@@ -16,15 +16,18 @@ from django.urls import reverse
 from byteport import seeds
 from byteport.core.clock import now
 from byteport.core.errors import Temporary
+from byteport.core.resource import ResourceRef
 from byteport.management.commands.doctor import clusters
 from signals import polling
 from signals.following import DatabaseChannel, Follow
-from signals.models import Source, SourceStream
+from signals.models import SignalEvent, Source, SourceStream
 from signals.polling import Watch
+from signals.reading import Reading, State
 from signals.source import SOURCES, StreamHealth
 from tests.kubernetes.standin import PLACE
 
 PATIENCE_S = 15.0
+NODE = ResourceRef("kubernetes", PLACE, "node", "node-a")
 
 
 @pytest.fixture
@@ -89,6 +92,20 @@ def test_the_pause_grows_with_each_fault_in_a_row_and_a_day_without_any_ends_the
         pause_s, faults = follow.turn(faults)
         assert pause_s < 3
         assert faults == 1
+
+
+# --- what cannot be kept
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_reading_that_cannot_be_kept_does_not_hold_back_the_others(source):
+    at = now()
+    good, bad = (
+        Reading(signal=f"kubernetes:{name}", resource=NODE, at=at, state=State.FIRING, labels={"message": message})
+        for name, message in (("good", "fine"), ("bad", "no text \x00"))
+    )
+    DatabaseChannel(source).emit([bad, good])
+    assert [event.signal for event in SignalEvent.objects.all()] == ["kubernetes:good"]
 
 
 # --- the source's health

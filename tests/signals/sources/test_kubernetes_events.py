@@ -237,6 +237,17 @@ def test_a_node_out_of_memory_is_told_to_people(cluster):
     assert found.resource == f"kubernetes/{PLACE}/node/node-a"
 
 
+@real_database
+def test_words_that_no_database_could_keep_hide_nothing(cluster):
+    """Whoever may write Events in one namespace must not blind BytePort to all of them."""
+    with watching():
+        settled()
+        event = backoff(reason="SystemOOM", message="victim process: java\x00\x1b[2J, pid: 4711")
+        cluster.store.put("event", event | {"involvedObject": {"kind": "Node", "name": "node-a", "uid": "node-a"}})
+        found = opened("kubernetes:SystemOOM")
+    assert found.labels["message"] == "victim process: java\ufffd\ufffd[2J, pid: 4711"
+
+
 def test_an_event_that_repeats_itself_is_looked_at_once(cluster):
     with following() as channel:
         connected(channel)
