@@ -5,6 +5,7 @@ before it is read, the sender proved before the body is looked into, and all of 
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Hashable, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -183,6 +184,7 @@ def _require_post(request: HttpRequest) -> None:
 
 def _body(request: HttpRequest) -> bytes:
     """The raw body, whether its length was announced or it comes in chunks; with neither there is none."""
+    _require_plain(request)
     announced = request.META.get("CONTENT_LENGTH") or "0"
     if not _LENGTH.fullmatch(announced):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "Content-Length is not a number of bytes.")
@@ -199,6 +201,14 @@ def _body(request: HttpRequest) -> bytes:
     if len(body) < int(announced):  # cut off, or too slow: senders repeat what is not taken now, and no other refusal
         raise _not_kept(f"of the body's {int(announced):,} bytes {len(body):,} came in")
     return body
+
+
+def _require_plain(request: HttpRequest) -> None:
+    """A compressed body would have to be unpacked before anybody has proved who sent it."""
+    coding = request.headers.get("Content-Encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        detail = f"Send the body as it is, not compressed: its Content-Encoding is {clean(coding, 32)}."
+        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept-Encoding": "identity"})
 
 
 def _chunked(request: HttpRequest) -> _Stream | None:
@@ -292,10 +302,21 @@ def _parse(source: WebhookSource, config: SourceConfig, call: Call, at: datetime
     try:
         said = source.parse(config, call, at)
     except MalformedError as error:
-        raise ProblemError(HTTPStatus.BAD_REQUEST, str(error)[:DETAIL_CHARS]) from error
+        raise ProblemError(HTTPStatus.BAD_REQUEST, str(error)[:DETAIL_CHARS] + _remedy(call.body)) from error
     if any(isinstance(one, Reading) and one.signal.startswith(OWN_SIGNALS) for one in said):
         raise ProblemError(HTTPStatus.BAD_REQUEST, f"Signals that begin with {OWN_SIGNALS} are BytePort's own.")
     return said
+
+
+def _remedy(body: bytes) -> str:
+    """For what a parser can only call malformed: JSON is in UTF-8, and has no byte order mark (RFC 8259)."""
+    if body.startswith(BOM_UTF8):
+        return " Send it without the byte order mark before it."
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return " Send it in UTF-8."
+    return ""
 
 
 def _require_room(config: SourceConfig, count: int) -> None:

@@ -2,6 +2,7 @@
 client; where bytes on the wire or a broken database matter, over TCP to gunicorn as `manage.py up` runs it. The clock
 is real, so the senders' clocks are set wrong instead."""
 
+import gzip
 import hmac
 import json
 import socket
@@ -372,6 +373,26 @@ def test_a_length_that_is_no_number_is_malformed(client, source, length):
 
 def test_chunks_whose_end_the_server_does_not_tell_need_a_length(client, source):
     assert_refused(post(client, b"", {**bearing(), "Transfer-Encoding": "chunked"}), 411)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+def test_a_compressed_body_is_refused_with_what_to_do(client, source, coding):
+    body = gzip.compress(json.dumps(FULL).encode())
+    response = post(client, body, {**signed(body), "Content-Encoding": coding})
+    assert_refused(response, 415)
+    assert f"not compressed: its Content-Encoding is {coding}" in response.json()["detail"]
+    assert response["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "remedy"),
+    [("latin-1", "Send it in UTF-8."), ("utf-16", "Send it in UTF-8."), ("utf-8-sig", "order mark")],
+)
+def test_what_is_in_another_encoding_is_refused_with_what_to_do(client, source, encoding, remedy):
+    body = json.dumps({**FULL, "labels": {"where": "Köln"}}, ensure_ascii=False).encode(encoding)
+    response = post(client, body)
+    assert_refused(response, 400)
+    assert remedy in response.json()["detail"]
 
 
 @pytest.mark.parametrize("content_type", ["text/xml", "multipart/form-data; boundary=x", "application/octet-stream"])
