@@ -71,7 +71,8 @@ def require_fresh(timestamp: str, now: datetime) -> None:
         raise UnauthenticatedError("the timestamp is not in unix seconds")
     late_s = now.timestamp() - int(timestamp)
     if abs(late_s) > SKEW_S:
-        raise UnauthenticatedError(f"the timestamp is {late_s:.0f} s behind BytePort's clock")
+        side = "behind" if late_s > 0 else "ahead of"
+        raise UnauthenticatedError(f"the timestamp is {abs(late_s):.0f} s {side} BytePort's clock")
 
 
 def checked_resource(ref: ResourceRef) -> ResourceRef:

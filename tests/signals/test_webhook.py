@@ -264,6 +264,14 @@ def test_a_clock_may_be_five_minutes_off(client, source, age_s):
     assert post(client, BODY, signed(BODY, age_s=age_s)).status_code == 202
 
 
+@pytest.mark.parametrize(("age_s", "told"), [(3600, "s behind"), (-3600, "s ahead of")])
+def test_of_a_wrong_clock_the_source_says_which_way_it_is_off(client, source, age_s, told):
+    assert_refused(post(client, BODY, signed(BODY, age_s=age_s)), 401)
+    source.refresh_from_db()
+    assert f"{told} BytePort's clock" in source.last_error
+    assert "-" not in source.last_error
+
+
 @pytest.mark.parametrize("headers", [{"Authorization": "Bearer "}, signed(BODY, secret="")])
 def test_a_source_without_a_secret_lets_nobody_in(client, headers):
     Source.objects.create(slug="checks", kind="generic")
