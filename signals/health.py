@@ -103,7 +103,9 @@ def called(slug: str, *, at: datetime, readings: int, latest: datetime | None) -
         _unnoted[slug] = _unnoted.get(slug, 0) + readings
         if time.monotonic() < _next_note.get(slug, float("-inf")):
             return
-        _next_note[slug] = time.monotonic() + NOTE_EVERY_S
+        _next_note[slug] = again = time.monotonic() + NOTE_EVERY_S
+        if slug in _next_refusal:  # else it would look well while half of its calls are refused
+            _next_refusal[slug] = min(_next_refusal[slug], again)
         readings = _unnoted.pop(slug)
     try:
         succeeded(slug, at=at, readings=readings, latest=latest)

@@ -320,10 +320,13 @@ def _remedy(body: bytes) -> str:
 
 
 def _require_room(config: SourceConfig, count: int) -> None:
-    wait_s = limits.wait_s(config.slug, count, limits.rate_of(config.options))
+    rate = limits.rate_of(config.options)
+    wait_s = limits.wait_s(config.slug, count, rate)
     if wait_s > 0:
         detail = "The source sends more than it may. Nothing of this call was kept; send it again."
-        raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(ceil(wait_s))})
+        reason = f"it sends more than {rate:,g} signals a second. The option max_per_second sets another rate."
+        headers = {"Retry-After": str(ceil(wait_s))}
+        raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, reason=reason, headers=headers)
 
 
 def _keep(row: Source, delivery_id: str | None, said: Sequence[Reading | Ending]) -> Ingested:

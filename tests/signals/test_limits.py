@@ -46,6 +46,9 @@ def test_an_option_that_is_no_positive_number_is_passed_over(given):
     assert limits.rate_of({"max_per_second": given}) == limits.PER_SECOND
 
 
+REMEDY = " The option max_per_second sets another rate."
+
+
 @pytest.mark.django_db
 def test_beyond_it_the_sender_is_told_when_to_come_again_and_nothing_is_kept(client):
     Source.objects.create(slug="a", kind="generic", sealed_secret=seal("s"), options={"max_per_second": 0.1})
@@ -57,6 +60,8 @@ def test_beyond_it_the_sender_is_told_when_to_come_again_and_nothing_is_kept(cli
     assert refused["Content-Type"] == "application/problem+json"
     assert int(refused["Retry-After"]) >= 1
     assert not Series.objects.filter(resource__contains="db-").exists()
+    told = Source.objects.get().last_error
+    assert told == "A call was refused with 429: it sends more than 0.1 signals a second." + REMEDY
 
 
 @pytest.mark.django_db

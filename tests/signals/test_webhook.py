@@ -20,6 +20,7 @@ from byteport import loop
 from byteport.models import QueuedTask
 from byteport.sealing import seal
 from runbooks.models import AgentAction
+from signals import health
 from signals.models import Sample, Series, SignalEvent, Source, WebhookDelivery
 from signals.sources.generic import SOURCE as GENERIC
 from tests.webserver import address_of_test_database, free_port, serving
@@ -211,6 +212,14 @@ def test_strangers_cannot_have_every_refusal_written_down(client, source):
     post(client, FULL, bearing("guess again"))
     source.refresh_from_db()
     assert source.last_error_at == first
+
+
+def test_a_source_of_which_now_and_then_a_call_is_taken_is_seen_to_fail_again(client, source, monkeypatch):
+    monkeypatch.setattr(health, "NOTE_EVERY_S", 0)
+    for headers in (bearing("guess"), bearing(), bearing("guess")):
+        post(client, FULL, headers)
+    source.refresh_from_db()
+    assert "refused with 401" in source.last_error
 
 
 def test_what_was_dealt_with_before_and_what_is_no_call_are_no_fault_of_the_source(client, source):
