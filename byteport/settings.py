@@ -210,6 +210,7 @@ SPECTACULAR_SETTINGS = {
 }
 
 LANGUAGE_CODE = "en"
+FORMAT_MODULE_PATH = "byteport.formats"
 TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False

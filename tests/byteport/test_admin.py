@@ -5,6 +5,7 @@ Not real: no browser runs the pages' scripts; the loop does not run, incidents a
 
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 from axes.models import AccessAttempt
@@ -416,6 +417,12 @@ def test_what_reading_costs_is_shown_where_byteport_asks(operator):
     )
     new_webhook(operator, slug="dog", kind="datadog")
     assert "Calls today" in operator.get(page(Source, "change", Source.objects.get(slug="dog").pk)).content.decode()
+
+
+def test_times_are_shown_to_the_second_and_with_their_zone(operator):
+    row = Source.objects.create(slug="late", kind="generic", last_success_at=datetime(2026, 3, 1, 19, 5, 9, tzinfo=UTC))
+    for address in (page(Source, "changelist"), page(Source, "change", row.pk)):
+        assert "2026-03-01 19:05:09 UTC" in operator.get(address).content.decode()
 
 
 def test_a_source_that_byteport_asks_has_no_secret(operator):
