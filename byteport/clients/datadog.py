@@ -4,6 +4,7 @@ The keys are those of the environment, `DD_API_KEY` and `DD_APP_KEY`, or of the 
 `DD_APP_KEY_FILE` name.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import msgspec
 from datadog_api_client import ApiClient, Configuration
 from datadog_api_client.exceptions import ApiException, OpenApiException
 from datadog_api_client.v1.api.metrics_api import MetricsApi
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError
 
 from byteport.core.errors import Permanent, Temporary
 from byteport.core.point import Point
@@ -31,6 +32,8 @@ SITES = {
         "ap2.datadoghq.com", "ddog-gov.com",
     )
 }  # fmt: skip
+
+_LIBRARY = re.compile(r"^HTTPS?Connection(?:Pool)?\([^)]*\): ")
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -94,9 +97,14 @@ def own_errors(scope: str) -> Iterator[None]:
     except ApiException as error:
         raise _refusal(error, scope) from error
     except HTTPError as error:
-        raise Temporary(f"Datadog cannot be reached: {error}") from error
+        raise Temporary(f"Datadog cannot be reached: {_reason(error)}") from error
     except (OpenApiException, OverflowError, TypeError, ValueError) as error:  # an answer that is not of its own models
         raise Permanent(f"Datadog's answer is not as expected: {str(error)[:500]}") from error
+
+
+def _reason(error: HTTPError) -> str:
+    """What went wrong at last, without the library's objects and the whole query, which stand around it."""
+    return _LIBRARY.sub("", str(error.reason if isinstance(error, MaxRetryError) else error))[:500]
 
 
 def _refusal(error: ApiException, scope: str) -> Temporary | Permanent:

@@ -130,7 +130,7 @@ def test_an_answer_that_is_none_is_never_taken_for_no_data(source, datadog, raw)
 
 def test_nobody_at_the_other_end_is_temporary(source, datadog, monkeypatch):
     monkeypatch.setitem(client.SITES, SITE, "http://127.0.0.1:1")
-    with pytest.raises(Temporary, match="cannot be reached"):
+    with pytest.raises(Temporary, match=r"^Datadog cannot be reached: Failed to establish .* refused$"):
         look(source)
 
 
