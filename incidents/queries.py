@@ -158,23 +158,19 @@ def week(at: datetime) -> Week:
 
 
 class SourceHealth(msgspec.Struct, frozen=True):
-    """`state`: off, ok, late, failing, or silent (never called yet). `lag_s`: since the last success."""
+    """`state`: off, ok, late, failing, or silent (never called yet). `lag_s`: since the last success.
+    `measured_lag_s`: since the newest measurement that is known."""
 
     source: Source
     title: str
     state: str
     lag_s: float | None
+    measured_lag_s: float | None
     streams: tuple[SourceStream, ...] = ()
 
     @property
     def is_polled(self) -> bool:
         return _is_asked(self.source)
-
-    @property
-    def measured_lag_s(self) -> float | None:
-        """How old the newest measurement was when it was read."""
-        measured, read = self.source.last_reading_at, self.source.last_success_at
-        return max((read - measured).total_seconds(), 0) if measured and read else None
 
 
 def _is_asked(row: Source) -> bool:
@@ -217,10 +213,14 @@ def _worst_first(at: datetime) -> Case:
 
 def _health_of(row: Source, at: datetime) -> SourceHealth:
     kind = SOURCES.get(row.kind)
-    lag_s = (at - row.last_success_at).total_seconds() if row.last_success_at else None
+    lag_s, measured_lag_s = _since(row.last_success_at, at), _since(row.last_reading_at, at)
     state = _source_state(row, lag_s, _is_asked(row))
     streams = sorted(row.streams.all(), key=lambda stream: not stream.error)[:STREAMS_SHOWN]
-    return SourceHealth(row, kind.title if kind else row.kind, state, lag_s, tuple(streams))
+    return SourceHealth(row, kind.title if kind else row.kind, state, lag_s, measured_lag_s, tuple(streams))
+
+
+def _since(then: datetime | None, at: datetime) -> float | None:
+    return max((at - then).total_seconds(), 0) if then else None
 
 
 def _source_state(row: Source, lag_s: float | None, polled: bool) -> str:

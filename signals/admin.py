@@ -22,6 +22,7 @@ from byteport.adminkit import (
     column,
     health_of,
 )
+from byteport.core.clock import now
 from byteport.core.units import human_duration
 from signals.models import (
     AlertMapping,
@@ -114,10 +115,10 @@ class SourceAdmin(SecretAdmin):
 
     @column("Lag")
     def lag(self, obj: Source) -> str:
-        """How old the newest measurement was when it was read."""
-        if obj.last_reading_at is None or obj.last_success_at is None:
+        """How old the newest measurement is that is known."""
+        if obj.last_reading_at is None:
             return "—"
-        return human_duration(max((obj.last_success_at - obj.last_reading_at).total_seconds(), 0))
+        return human_duration(max((now() - obj.last_reading_at).total_seconds(), 0))
 
     def get_fieldsets(self, request: HttpRequest, obj: Source | None = None) -> Any:
         """What reading costs concerns those alone that BytePort asks for metrics."""

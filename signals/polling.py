@@ -25,6 +25,7 @@ from signals import health
 from signals.following import Follow
 from signals.ingest import Ingested, ingest
 from signals.models import Source
+from signals.reading import State
 from signals.source import SOURCES, MetricSource, PollSource, StreamSource
 from signals.source_thread import SourceThread
 
@@ -49,7 +50,7 @@ def poll_once(row: Source, at: datetime) -> Ingested:
     finally:
         health.spent(row.slug, config.progress, at=at)
     ingested = ingest(readings)
-    latest = max((reading.at for reading in readings), default=None)
+    latest = max((each.at for each in readings if each.state is State.MEASURED), default=None)  # a state may be old
     read_until = config.progress.read_until
     health.succeeded(row.slug, at=at, readings=len(readings), latest=latest, read_until=read_until)
     return ingested

@@ -214,6 +214,15 @@ def test_a_source_is_as_well_as_its_latest_attempt(fields: dict[str, object], st
 
 
 @pytest.mark.django_db
+def test_the_lag_of_a_source_that_cannot_be_read_grows() -> None:
+    read = now() - timedelta(hours=1)
+    Source.objects.create(
+        slug="dog", kind="datadog", last_success_at=read, last_reading_at=read - timedelta(minutes=2), last_error="away"
+    )
+    (health,) = queries.source_health(read + timedelta(hours=1))
+    assert health.measured_lag_s == timedelta(minutes=62).total_seconds()
+
+
 def test_the_sources_that_fail_come_first() -> None:
     at = now()
     Source.objects.create(slug="a", kind="host", last_success_at=at)

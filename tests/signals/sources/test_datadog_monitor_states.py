@@ -75,6 +75,14 @@ def test_any_other_state_neither_opens_nor_closes(row, datadog, status):
     assert event.cleared_at is None
 
 
+def test_that_a_state_is_old_is_no_lag_of_the_source(row, datadog):
+    datadog.watch({"device:/var,host:web-1": "Alert"})
+    poll_once(row, now())
+    row.refresh_from_db()
+    assert row.readings_total == 1
+    assert row.last_reading_at is None
+
+
 def test_each_group_opens_and_ends_an_incident_of_its_own(row, datadog):
     monitor = datadog.watch(
         {"device:/var,host:web-1": "Alert", "device:/,host:web-2": "Alert", "device:/,host:c": "OK"}
