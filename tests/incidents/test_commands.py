@@ -88,6 +88,8 @@ def test_the_status_counts_what_there_is():
     assert "1 awaiting approval, 1 escalated" in text
     assert "wrong signature" in text
     assert "To do" not in text
+    assert "1 worker, 1 watch\n" in text, "the web process tells of itself by answering"
+    assert re.search(r" \d+(\.\d)? s\n", text.partition("ago")[2]), "a duration for people"
 
 
 def test_the_status_says_what_is_missing():

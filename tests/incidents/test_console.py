@@ -219,7 +219,7 @@ def test_the_lag_of_a_source_that_cannot_be_read_grows() -> None:
     Source.objects.create(
         slug="dog", kind="datadog", last_success_at=read, last_reading_at=read - timedelta(minutes=2), last_error="away"
     )
-    (health,) = queries.source_health(read + timedelta(hours=1))
+    (health,) = queries.source_health(read + timedelta(hours=1)).listed
     assert health.measured_lag_s == timedelta(minutes=62).total_seconds()
 
 

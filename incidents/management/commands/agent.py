@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from byteport.cli import Report, ReportCommand, actor, figure, pairs, section, stamp, switch, table
+from byteport.cli import Report, ReportCommand, actor, pairs, section, stamp, switch, table
 from byteport.core.clock import now
 from byteport.core.errors import Refused
 from byteport.core.units import human_duration
@@ -123,10 +123,14 @@ def _state_of(health: queries.SourceHealth) -> SourceState:
     return SourceState(row.slug, row.kind, health.state, row.last_success_at, health.lag_s, error)
 
 
+def _ago(seconds: float | None) -> str:
+    return human_duration(seconds) if seconds is not None else ""
+
+
 def lines_of(status: AgentStatus) -> list[str]:
     queue = status.queue
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(status.incidents.items()))
-    alive = ", ".join(f"{count} {role}" for role, count in status.processes.items())
+    alive = ", ".join(f"{count} {role}" for role, count in status.processes.items() if count or role in MISSING)
     lines = pairs(
         [
             ("dry-run", switch(status.dry_run) + (FORCED if status.dry_run_is_forced else "")),
@@ -137,10 +141,8 @@ def lines_of(status: AgentStatus) -> list[str]:
             ("longest due", human_duration(queue.oldest_due_s) if queue.oldest_due_s > 1 else ""),
         ]
     )
-    rows = [
-        (s.slug, s.kind, s.state, stamp(s.last_success_at), figure(s.lag_s, "s"), s.last_error) for s in status.sources
-    ]
-    header = ("source", "kind", "state", "last success (UTC)", "lag", "error")
+    rows = [(s.slug, s.kind, s.state, stamp(s.last_success_at), _ago(s.lag_s), s.last_error) for s in status.sources]
+    header = ("source", "kind", "state", "last success (UTC)", "ago", "error")
     more = [f"{left_out} more; those that fail come first"] if (left_out := status.sources_total - len(rows)) else []
     missing = [hint for role, hint in MISSING.items() if not status.processes.get(role)]
     return [*lines, *section("Sources", [*table(header, rows), *more] if rows else []), *section("To do", missing)]
