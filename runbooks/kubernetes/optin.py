@@ -1,6 +1,6 @@
 """The opt-in of what lives in a namespace: the namespace's annotation, and a workload's own word against it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from shlex import quote
 
 from byteport.core.resource import ResourceRef
@@ -9,6 +9,7 @@ from runbooks.kubernetes.objects import Raw
 from runbooks.runbook import OptIn
 
 KEY = "byteport.io/auto-remediate"
+OFF = "off"  # among other words, too: it opts out of everything, as on hosts and in databases
 Annotations = Mapping[str, str]
 
 
@@ -27,10 +28,14 @@ def words(annotations: Annotations) -> list[str]:
     return [word for part in annotations.get(KEY, "").split(",") if (word := part.strip())]
 
 
+def holds(word: str, found: Sequence[str]) -> bool:
+    return word in found and OFF not in (each.lower() for each in found)
+
+
 def opt_in_of(word: str, target: ResourceRef, namespace: Annotations, *own: Annotations) -> OptIn:
     """Pure. The namespace has to hold the word; and whatever has the annotation itself has to hold it as well, so that
     `off`, or a list without the word, opts out. `own`: the annotations of the workload and of its pod template."""
-    against = next((found for found in own if KEY in found and word not in words(found)), None)
+    against = next((found for found in own if KEY in found and not holds(word, words(found))), None)
     if against is not None:
         return OptIn(
             given=False,
@@ -39,9 +44,9 @@ def opt_in_of(word: str, target: ResourceRef, namespace: Annotations, *own: Anno
             remedy=f"kubectl -n {quote(target.namespace)} annotate {target.kind} {quote(target.name)} {KEY}-",
         )
     found = words(namespace)
-    wanted = ",".join([*found, word])
+    wanted = ",".join(dict.fromkeys([*(each for each in found if each.lower() != OFF), word]))
     return OptIn(
-        given=word in found,
+        given=holds(word, found),
         where=f"annotation {KEY} of namespace {target.namespace} in {target.place}",
         found=", ".join(found) or ("no word" if KEY in namespace else "no such annotation"),
         remedy=f"kubectl annotate namespace {quote(target.namespace)} {KEY}={quote(wanted)} --overwrite",

@@ -103,6 +103,9 @@ def test_limits_are_those_of_the_workloads_own_container():
         ("scale", "crashloop", False),
         ("crashloops", None, False),
         ("off", None, False),
+        ("crashloop,off", None, False),
+        ("Off, crashloop", None, False),
+        ("crashloop", "crashloop,off", False),
         (None, None, False),
     ],
 )
@@ -118,6 +121,8 @@ def test_a_pod_template_can_opt_out_as_well():
 def test_the_remedy_keeps_the_words_that_are_there():
     remedy = opt_in_of("crashloop", WEB, {KEY: "scale"}).remedy
     assert remedy == f"kubectl annotate namespace shop {KEY}=scale,crashloop --overwrite"
+    without_off = opt_in_of("crashloop", WEB, {KEY: "scale,crashloop,off"}).remedy
+    assert without_off == f"kubectl annotate namespace shop {KEY}=scale,crashloop --overwrite"
     assert opt_in_of("crashloop", WEB, {KEY: "crashloop"}, {KEY: "off"}).remedy == (
         f"kubectl -n shop annotate deployment web {KEY}-"
     )
