@@ -1,7 +1,5 @@
 """What an operator can do: one function a deed, used by console, admin, API and commands alike, each audited."""
 
-from collections.abc import Sequence
-
 from django.db import transaction
 
 from byteport import audit
@@ -118,11 +116,6 @@ def _decide(event_id: int, approved: bool, *, actor: str, why: str, plan_hash: s
         after={"approved": approved},
     )
     wake(event, at)
-
-
-def waiting_for_approval() -> Sequence[SignalEvent]:
-    """Incidents whose plan waits for a person's word, the oldest first."""
-    return list(SignalEvent.objects.filter(status=Status.AWAITING_APPROVAL).order_by("pk")[:100])
 
 
 @transaction.atomic

@@ -64,13 +64,13 @@ def route(track: Track, reading: Reading, rule: Rule) -> Routed:
     if reading.state is State.UNKNOWN:
         return Routed(track, Why.UNKNOWN_STATE)
     if reading.state is not State.MEASURED:
-        return _route_judged(track, reading, rule)
+        return _route_judged(reading, rule)
     if reading.value is None or reading.value != reading.value:
         return Routed(track, Why.NO_VALUE)
     return _route_measured(track, reading, reading.value, rule)
 
 
-def _route_judged(track: Track, reading: Reading, rule: Rule) -> Routed:
+def _route_judged(reading: Reading, rule: Rule) -> Routed:
     """The sender has watched over a window of its own; BytePort takes its word for what it is."""
     firing = reading.state is State.FIRING
     moved = Track(reading.at, reading.value, reading.at if firing else None, None if firing else reading.at)

@@ -130,11 +130,6 @@ def tone_of(status: str) -> str:
     return _known(STATUSES, status)[0]
 
 
-@register.filter
-def by_whom(resolved_by: str) -> str:
-    return BY_WHOM.get(resolved_by, resolved_by)
-
-
 @register.simple_tag
 def severity_badge(severity: str) -> SafeString:
     return _badge(_known(SEVERITIES, severity))

@@ -168,14 +168,6 @@ class PodBook:
         container.told_at = now
         return Crash(known, name, container.exit_code, container.reason, container.recent_restarts(now))
 
-    def crash_of(self, uid: str, container: str, at: datetime) -> Crash | None:
-        """The crash of one container, as far as it is known; None when it is not, or how it ended is not yet."""
-        known = self.pods.get(uid)
-        found = known.containers.get(container) if known and known.containers else None
-        if known is None or found is None or found.exit_code is None:
-            return None
-        return self._crash(known, container, found, at.timestamp())
-
     def lasting(self, at: datetime) -> Iterator[Crash]:
         """The crash loops that go on and were not told of for a while."""
         now = at.timestamp()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from django.conf import settings
 from django.utils.crypto import salted_hmac
 
-from byteport.clients.hosts.protocol import Annotations, Scope, Transport
+from byteport.clients.hosts.protocol import Transport
 from byteport.core.errors import Permanent
 from byteport.core.ways import WAYS, Address
 from byteport.models import Host
@@ -79,8 +79,3 @@ def transport_to(address: Address) -> Transport:
 def transport_for(place: str) -> Transport:
     """The way to a host. Raises Permanent when BytePort knows none."""
     return transport_to(address_of(place))
-
-
-def annotations_of(place: str, scope: Scope) -> Annotations:
-    """What a host is opted in to, read now. Raises Temporary or Permanent."""
-    return transport_for(place).annotations(scope, timeout_s=ANNOTATIONS_TIMEOUT_S)

@@ -5,7 +5,7 @@ import pytest
 from django.core.exceptions import ValidationError
 
 from byteport.clients import gcp_compute
-from byteport.clients.hosts.inventory import annotations_of, as_address, transport_to
+from byteport.clients.hosts.inventory import ANNOTATIONS_TIMEOUT_S, as_address, transport_for, transport_to
 from byteport.clients.hosts.protocol import HostRequest, Scope
 from byteport.core.errors import Permanent, Temporary
 from byteport.core.resource import ResourceRef
@@ -81,7 +81,7 @@ def test_it_is_read_anew_at_each_moment_of_acting(far):
     )
     labelled(far, {"byteport-io_auto-remediate": "memory_disk"})
     assert host_opt_in(ROOT, "disk").given
-    assert annotations_of(NUMBER, HOST).words == ("memory", "disk")
+    assert transport_for(NUMBER).annotations(HOST, timeout_s=ANNOTATIONS_TIMEOUT_S).words == ("memory", "disk")
 
 
 def test_another_instance_of_the_same_name_has_no_say(far):

@@ -66,7 +66,7 @@ def test_another_machines_local_host_is_not_taken_for_this_one(here):
 
 
 def test_the_opt_in_of_this_host_is_its_file(here):
-    found = inventory.annotations_of(here, Scope("host"))
+    found = inventory.transport_for(here).annotations(Scope("host"), timeout_s=inventory.ANNOTATIONS_TIMEOUT_S)
     assert found.where == f"/etc/byteport/annotations of {here}"
 
 
