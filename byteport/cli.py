@@ -18,6 +18,7 @@ from django.core.management.base import BaseCommand
 from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from byteport.core.errors import BytePortError
+from byteport.core.terminal import harmless
 
 GAP = "  "
 
@@ -58,7 +59,7 @@ class ReportCommand(BaseCommand):
             self.fail(f"PostgreSQL cannot be reached: {_first_line(error)}. Look with: manage.py doctor")
         except ProgrammingError as error:
             self.fail(f"The database is not set up for this version: {_first_line(error)}. Run: manage.py migrate")
-        text = msgspec.json.encode(report.data).decode() if self.is_json else "\n".join(report.lines)
+        text = msgspec.json.encode(report.data).decode() if self.is_json else harmless("\n".join(report.lines))
         self.stdout.write(text)
 
     def fail(self, reason: str) -> NoReturn:
@@ -66,7 +67,7 @@ class ReportCommand(BaseCommand):
         if self.is_json:
             self.stderr.write(msgspec.json.encode({"error": reason}).decode(), str)
         else:
-            self.stderr.write(reason)
+            self.stderr.write(harmless(reason))
         raise SystemExit(1)
 
     def is_sure(self, question: str) -> bool:

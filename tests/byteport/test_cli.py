@@ -143,5 +143,20 @@ def test_nothing_is_shown_as_nothing():
     assert (stamp(None), figure(None, "%"), figure(85.25, "%"), figure(0)) == ("", "", "85.25 %", "0")
 
 
+class Hostile(ReportCommand):
+    def report(self, **options):
+        return Report({"log": "\x1b[2J"}, ["log: \x1b]0;owned\x07 \x9b31m \u202e", "two\tcolumns, grün, \u200d"])
+
+
+class HostileRefusal(ReportCommand):
+    def report(self, **options):
+        raise Refused("the host says \x1b[2J")
+
+
+def test_what_strangers_have_written_cannot_work_the_terminal():
+    assert run(Hostile())[1] == "log: \\x1b]0;owned\\x07 \\x9b31m \\u202e\ntwo\tcolumns, grün, \u200d\n"
+    assert run(HostileRefusal())[2].strip() == r"the host says \x1b[2J"
+
+
 def test_no_colours_leave_for_a_file():
     assert not re.search("\x1b", run(Failing())[2])
