@@ -8,15 +8,21 @@ from typing import Any, TextIO
 
 import structlog
 
+from byteport.core import masking
+from byteport.core.terminal import harmless
+
 # A key that looks like one of these has its value masked, wherever in the log call it stands.
 SECRET_WORDS = ("password", "secret", "token", "authorization", "api_key", "dsn", "cookie")
 
 
 def mask_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """structlog processor: values of secret-looking keys never reach a log line."""
-    for key in event:
+    """structlog processor: values of secret-looking keys never reach a log line, nor what looks like a secret in any
+    other text, as in an error that quotes an address with its password."""
+    for key, value in event.items():
         if any(word in key.lower() for word in SECRET_WORDS):
-            event[key] = "***"
+            event[key] = masking.MASK
+        elif isinstance(value, str):
+            event[key] = masking.mask_secrets(value)
     return event
 
 
@@ -24,21 +30,15 @@ def escape_controls(_logger: Any, _method: str, event: structlog.typing.EventDic
     """structlog processor for a terminal: what strangers send, in an address say, must not work its controls."""
     for key, value in event.items():
         if isinstance(value, str):
-            event[key] = _escaped(value)
+            event[key] = harmless(value)
     return event
-
-
-def _escaped(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
 
 
 def _plain_traceback(out: TextIO, error: structlog.typing.ExcInfo) -> None:
     """Boxes around a traceback do not survive a prefix on each line; and an error may quote what strangers send."""
     told = StringIO()
     structlog.dev.plain_traceback(told, error)
-    out.write(_escaped(told.getvalue()))
+    out.write(harmless(masking.mask_secrets(told.getvalue())))
 
 
 def _for_a_terminal() -> structlog.typing.Processor:
@@ -62,7 +62,7 @@ def logging_config(*, level: str, form: str) -> None:
     renderer: list[structlog.typing.Processor] = (
         [escape_controls, _for_a_terminal()]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, mask_secrets, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
-from byteport.logs import escape_controls
+import pytest
+
+from byteport.logs import escape_controls, mask_secrets
 
 LOGGING = """
 import structlog
@@ -23,6 +25,20 @@ def test_what_a_stranger_sends_cannot_work_a_terminals_controls():
     assert shown["source"] == r"x\x1b[2J\x00\x9b31m"
     assert shown["reason"] == "zwei\nZeilen, grün"
     assert shown["status"] == 404
+
+
+def test_a_secret_in_an_error_reaches_no_log():
+    line = {"event": "source failed", "error": "postgres://byteport:hunter2@db/x: refused", "password": "hunter2"}
+    assert "hunter2" not in str(mask_secrets(None, "warning", line))
+    assert "postgres://***@db/x: refused" in line["error"]
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_nor_one_in_a_traceback(form):
+    program = LOGGING.replace("told: \x1b[2J", "Authorization: Bearer hunter2hunter2").replace('"console"', repr(form))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "ValueError: Authorization: ***" in done.stderr
+    assert "ValueError: Authorization: Bearer" not in done.stderr
 
 
 def test_nor_can_it_where_an_error_quotes_it():
