@@ -39,8 +39,7 @@ def set_dry_run(on: bool, *, actor: str) -> None:
 
 def wake_simulated() -> None:
     """Has every simulated event look whether it may be treated now."""
-    for event in SignalEvent.objects.filter(status=Status.SIMULATED):
-        wake(event, now())
+    wake(SignalEvent.objects.filter(status=Status.SIMULATED), now())
 
 
 @transaction.atomic
@@ -50,8 +49,7 @@ def wake_unheld() -> None:
         return
     held = RunbookPolicy.objects.filter(dry_run=True).values_list("runbook", flat=True)
     free = set(RUNBOOKS).difference(held)
-    for event in SignalEvent.objects.filter(status=Status.SIMULATED, runbook__in=free):
-        wake(event, now())
+    wake(SignalEvent.objects.filter(status=Status.SIMULATED, runbook__in=free), now())
 
 
 @transaction.atomic
@@ -115,7 +113,7 @@ def _decide(event_id: int, approved: bool, *, actor: str, why: str, plan_hash: s
         before={"approved": None},
         after={"approved": approved},
     )
-    wake(event, at)
+    wake(SignalEvent.objects.filter(pk=event.pk), at)
 
 
 @transaction.atomic

@@ -12,12 +12,14 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from byteport.core.errors import BytePortError
-from byteport.queue import enqueue
+from byteport.queue import enqueue, enqueue_many
 from signals.models import SignalEvent, Status, TimelineEntry
 
 ADVANCE = "byteport.tasks.advance"
+ONE_WAITS = "advance:"  # before an event's id: the key under which one such task waits at most
 
 ARROWS: Mapping[str, frozenset[str]] = {
     Status.DETECTED: frozenset({Status.DIAGNOSED, Status.ESCALATED, Status.RESOLVED}),
@@ -80,10 +82,11 @@ def note(
 
 def enqueue_advance(event_id: int, delay_s: float = 0.0) -> None:
     """Has the event's next stage run after `delay_s`; one such task waits at most. Part of the caller's transaction."""
-    enqueue(ADVANCE, event_id, delay_s=delay_s, dedup_key=f"advance:{event_id}")
+    enqueue(ADVANCE, event_id, delay_s=delay_s, dedup_key=f"{ONE_WAITS}{event_id}")
 
 
-def wake(event: SignalEvent, at: datetime) -> None:
-    """Makes an event due now that was waiting, or at rest: a person has decided something. Needs a transaction."""
-    SignalEvent.objects.filter(pk=event.pk).update(due_at=at)
-    enqueue_advance(event.pk)
+def wake(events: QuerySet[SignalEvent], at: datetime) -> None:
+    """Makes events due now that were waiting, or at rest: a person has decided something. Needs a transaction."""
+    ids = list(events.values_list("pk", flat=True))
+    SignalEvent.objects.filter(pk__in=ids).update(due_at=at)
+    enqueue_many(ADVANCE, ids, dedup_prefix=ONE_WAITS)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import time_machine
 from django.db import ProgrammingError, connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from byteport import loop
 from byteport.core.errors import Permanent, Refused, Temporary
@@ -187,6 +188,21 @@ def test_switching_dry_run_off_has_what_still_lasts_looked_at_afresh(platform, c
     assert event.actions.filter(dry_run=True).count() == 2
     assert event.actions.filter(dry_run=False).count() == 2
     assert AuditEntry.objects.get().actor == "ada"
+
+
+def test_however_many_dry_run_has_held_its_end_wakes_them_with_the_same_few_statements(platform, clock):
+    AgentSettings.objects.update(dry_run=True, storm_minimum=1000)
+    counts = []
+    for number in (3, 12):
+        held = [fire(ResourceRef("host", f"web-{number}-{n}", "mount", "/srv")) for n in range(number)]
+        for event in held:
+            run_until(event, clock, "simulated")
+        with CaptureQueriesContext(connection) as seen:
+            operate.set_dry_run(False, actor="ada")
+        counts.append(len(seen))
+        assert SignalEvent.objects.filter(pk__in=[event.pk for event in held], due_at__isnull=False).count() == number
+        operate.set_dry_run(True, actor="ada")
+    assert counts[0] == counts[1]
 
 
 def test_a_deployment_that_forces_dry_run_outweighs_the_operators_switch(platform, clock, settings):

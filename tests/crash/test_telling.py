@@ -129,14 +129,14 @@ def trouble() -> SignalEvent:
     """An incident for which there is no runbook, as detection leaves it."""
     event = scenes.incident("detected", signal="bad_weather")
     with transaction.atomic():
-        wake(event, now())
+        wake(SignalEvent.objects.filter(pk=event.pk), now())
     return event
 
 
 def is_over(event: SignalEvent) -> None:
     SignalEvent.objects.filter(pk=event.pk).update(cleared_at=now())
     with transaction.atomic():
-        wake(event, now())
+        wake(SignalEvent.objects.filter(pk=event.pk), now())
 
 
 def every_boundary(chunk: int, story: Callable[[int | None], int], more_than: int = 15) -> None:
