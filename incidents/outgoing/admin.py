@@ -41,8 +41,8 @@ class OutgoingWebhookForm(FreshForm):
     )
 
     def clean(self) -> dict[str, Any] | None:
-        most = courier.MOST_WEBHOOKS
-        if self.instance._state.adding and OutgoingWebhook.objects.count() >= most:
+        if self.instance._state.adding and not courier.has_room():
+            most = courier.MOST_WEBHOOKS
             raise ValidationError(f"There are {most} outgoing webhooks already, which is as many as there may be.")
         return super().clean()
 

@@ -34,7 +34,7 @@ from signals.outgoing import SEND
 log = structlog.get_logger()
 
 State = OutgoingEvent.State
-MOST_WEBHOOKS = 20
+MOST_WEBHOOKS = 20  # each has a thread; of more, the last by name might never have their turn
 MOST_WAITING = 10_000  # events of one webhook
 KEPT = timedelta(days=30)
 GIVEN_UP_AFTER = timedelta(hours=24)
@@ -224,6 +224,13 @@ def _give_up(rows: Any, why: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------- what a person asks for
+
+
+def has_room() -> bool:
+    """Whether there may be one webhook more. Who asks next waits for the end of this transaction, and counts it too."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('byteport.outgoing.room', 0))")
+    return OutgoingWebhook.objects.count() < MOST_WEBHOOKS
 
 
 @transaction.atomic

@@ -1,10 +1,13 @@
 """Outgoing webhooks in the admin, through Django's test client. Real: PostgreSQL, every form, view and template, and
 HTTP to the far end where one is called."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.db import connection, transaction
 from django.test import Client
 from django.urls import reverse
 
@@ -21,6 +24,7 @@ from tests.incidents.scenes import incident
 
 pytestmark = pytest.mark.django_db
 ADD = "admin:signals_outgoingwebhook_add"
+PATIENCE_S = 30.0
 KINDS = ["incident.opened", "incident.resolved"]
 ELSEWHERE = ResourceRef("host", "elsewhere", "mount", "/var")
 
@@ -89,6 +93,39 @@ def test_there_is_an_end_to_how_many_there_may_be(operator, monkeypatch):
     monkeypatch.setattr(courier, "MOST_WEBHOOKS", 1)
     webhook("https://example.com/")
     assert "as many as there may be" in add(operator, name="another").content.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_take_the_last_place_at_once_one_is_told_that_there_is_none(operator, monkeypatch):
+    monkeypatch.setattr(courier, "MOST_WEBHOOKS", 1)
+    with ThreadPoolExecutor(1) as elsewhere:
+        with transaction.atomic():
+            assert courier.has_room()
+            late = elsewhere.submit(on_a_connection_of_its_own, lambda: add(operator, name="late"))
+            wait_until_somebody_waits()
+            webhook("https://example.com/")
+        assert "as many as there may be" in late.result(PATIENCE_S).content.decode()
+    assert OutgoingWebhook.objects.count() == 1
+
+
+def on_a_connection_of_its_own(work):
+    try:
+        return work()
+    finally:
+        connection.close()
+
+
+def wait_until_somebody_waits() -> None:
+    """For an advisory lock, in this database."""
+    locks = "SELECT 1 FROM pg_locks JOIN pg_database AS d ON d.oid = database WHERE locktype = 'advisory'"
+    until = time.monotonic() + PATIENCE_S
+    with connection.cursor() as cursor:
+        while time.monotonic() < until:
+            cursor.execute(f"{locks} AND NOT granted AND datname = current_database()")
+            if cursor.fetchone():
+                return
+            time.sleep(0.02)
+    pytest.fail("nobody waits")
 
 
 def test_a_change_is_audited_and_makes_no_new_secret(operator):
