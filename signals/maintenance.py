@@ -1,16 +1,24 @@
 """Day partitions of `samples`, made ahead and dropped by age; what else has a time to live; and the inventory's rows
 for hosts that were seen."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 
-from django.db import connection, transaction
+import structlog
+from django.db import OperationalError, connection, transaction
+from django.db.backends.utils import CursorWrapper
 from psycopg import sql
+from psycopg.errors import LockNotAvailable
 
 from byteport.core.clock import now
 from signals import consumers, seen_hosts
 from signals.kubernetes.revisions import STABLE
 from signals.models import Series, WebhookDelivery
 
+log = structlog.get_logger()
+
+LOCK_PATIENCE = "500ms"
 DAYS_AHEAD = 3
 KEEP_DAYS = 35
 SERIES_AT_ONCE = 10_000
@@ -27,6 +35,20 @@ def run() -> None:
     WebhookDelivery.objects.filter(received_at__lt=now() - KEEP_DELIVERIES).delete()
 
 
+@contextmanager
+def _unless_in_use() -> Iterator[CursorWrapper]:
+    """For what takes a whole table: left for the next time while somebody reads it for long, as a backup does. Whoever
+    waited for that would have every sender wait behind it."""
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_PATIENCE)))
+            yield cursor
+    except OperationalError as error:
+        if not isinstance(error.__cause__, LockNotAvailable):
+            raise
+        log.info("the samples are in use; their days are looked after later")
+
+
 def make_partitions() -> None:
     """Makes the partitions of today and the next days. What comes for another day lands in the default partition."""
     today = now().date()
@@ -36,7 +58,7 @@ def make_partitions() -> None:
 
 def _make(day: date) -> None:
     name = _name(day)
-    with transaction.atomic(), connection.cursor() as cursor:
+    with _unless_in_use() as cursor:
         cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('byteport.partitions', 0)), to_regclass(%s)",
             [name],
@@ -72,9 +94,11 @@ def drop_partitions() -> None:
             " AND inhrelid::regclass::text < %s AND inhrelid::regclass::text ~ '^samples_[0-9]{8}$'",
             [oldest],
         )
-        for (name,) in cursor.fetchall():
-            cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(name)))
+        names = [name for (name,) in cursor.fetchall()]
         cursor.execute("DELETE FROM samples_default WHERE at < %s", [datetime.combine(first_kept, time(), UTC)])
+    for name in names:
+        with _unless_in_use() as cursor:
+            cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(name)))
 
 
 def forget_series() -> None:

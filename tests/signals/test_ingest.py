@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 import time_machine
 from django.db import connection, transaction
@@ -21,6 +22,7 @@ from signals.reading import Reading, State
 from signals.router import Why
 
 pytestmark = pytest.mark.django_db
+PATIENCE_S = 20  # against hanging; no measure of speed
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 VAR = ResourceRef("host", "web-1", "mount", "/var")
 
@@ -164,6 +166,32 @@ def test_old_partitions_are_dropped_whole():
     with time_machine.travel(START + timedelta(days=60)):
         maintenance.run()
     assert Sample.objects.count() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_backup_that_reads_for_hours_keeps_old_days_a_while_and_holds_up_no_signal():
+    """To drop a day takes the whole table; whoever waited for that would have every sender wait behind."""
+    maintenance.make_partitions()
+    ingest([reading(0)])
+    with (
+        time_machine.travel(START + timedelta(days=60)),
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(**connection.get_connection_params()) as backup,
+    ):
+        backup.execute("SELECT count(*) FROM samples").fetchone()
+        pool.submit(maintain).result(timeout=PATIENCE_S)
+        assert Sample.objects.count() == 1
+        ingest([reading(60 * 86_400)])
+    with time_machine.travel(START + timedelta(days=60)):
+        maintenance.run()
+        assert Sample.objects.count() == 1, "the new one"
+
+
+def maintain() -> None:
+    try:
+        maintenance.run()
+    finally:
+        connection.close()
 
 
 def test_what_landed_in_no_days_partition_is_dropped_by_age_as_well():
