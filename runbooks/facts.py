@@ -33,7 +33,7 @@ def gather(
 ) -> Facts:
     """The facts of this moment. `live` was read just before; the rest is BytePort's own record."""
     view, agent, policy = view_of(event), agent_settings(), policy_for(runbook)
-    window, runs = _maintenance(event, at), _runs(event, plan, _looked_back(runbook, policy, agent, at))
+    window, runs = _maintenance(event, plan, at), _runs(event, plan, _looked_back(runbook, policy, agent, at))
     return Facts(
         now=at,
         paused=agent.paused,
@@ -80,9 +80,11 @@ def reports_end(view: EventView) -> bool:
     return view.labels.get("byteport.reports_end") == "true"
 
 
-def _maintenance(event: SignalEvent, at: datetime) -> MaintenanceWindow | None:
+def _maintenance(event: SignalEvent, plan: Plan, at: datetime) -> MaintenanceWindow | None:
+    """A window over what the event is about, or over what its plan changes: the workload of a pod, say."""
+    about = {event.resource, *(step.target for step in plan.steps)}
     windows = MaintenanceWindow.objects.filter(starts_at__lte=at, ends_at__gt=at)
-    return next((window for window in windows if fnmatchcase(event.resource, window.resources)), None)
+    return next((one for one in windows if any(fnmatchcase(each, one.resources) for each in about)), None)
 
 
 def _others(event: SignalEvent) -> QuerySet[SignalEvent]:

@@ -331,6 +331,23 @@ def test_a_maintenance_window_holds_what_it_covers_and_nothing_else(platform, cl
     assert run_until(other, clock, "resolved").resolved_by == "byteport"
 
 
+def test_a_maintenance_window_holds_also_what_the_plan_would_change_where_the_event_is_about_something_in_it(
+    platform, clock
+):
+    """An alert about a pod; and people are at work on its Deployment."""
+    platform.target = ResourceRef("kubernetes", "prod", "deployment", "cart", "shop")
+    MaintenanceWindow.objects.create(
+        name="release",
+        starts_at=START,
+        ends_at=START + timedelta(hours=1),
+        resources="kubernetes/prod/shop/deployment/*",
+    )
+    event = fire(ResourceRef("kubernetes", "prod", "pod", "cart-1", "shop"))
+    assert advance(event) == "diagnosed"
+    assert advance(event) == "diagnosed"
+    assert "maintenance window “release”" in event.reason
+
+
 def test_the_same_resource_is_left_alone_within_the_cooldown(platform, clock):
     run_until(fire(), clock, "resolved")
     again = fire(at=datetime.now(UTC) + timedelta(seconds=1))
