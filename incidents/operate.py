@@ -10,8 +10,12 @@ from runbooks.guards import FORCED_DRY_RUN
 from runbooks.models import AgentSettings, Approval, RunbookPolicy
 from runbooks.policy import agent_settings
 from runbooks.runbook import RUNBOOKS
+from signals.ingest import ingest
 from signals.lifecycle import note, wake
 from signals.models import SignalEvent, Status
+from signals.reading import Reading, State
+
+ENDED_BY_HAND = (Status.DETECTED, Status.SIMULATED, Status.ESCALATED)  # BytePort is not at work on these
 
 
 def settings_for_update() -> AgentSettings:
@@ -114,6 +118,33 @@ def _decide(event_id: int, approved: bool, *, actor: str, why: str, plan_hash: s
         after={"approved": approved},
     )
     wake(SignalEvent.objects.filter(pk=event.pk), at)
+
+
+@transaction.atomic
+def end(event_id: int, *, actor: str, why: str) -> None:
+    """A person's word that it is over, where nobody else will say so: its sender was taken away, say.
+
+    It counts as the signal's end: should it fire again, that is a new incident. Raises Refused while BytePort is at
+    it, or where it is over already.
+    """
+    event, at = SignalEvent.objects.filter(pk=event_id).first(), now()
+    if event is None:
+        raise Refused(f"There is no incident {event_id}.")
+    if event.status not in ENDED_BY_HAND:
+        raise Refused(f"Incident {event_id} cannot be ended by hand: it is {event.status.replace('_', ' ')}.")
+    note(event, kind="ended", actor=actor, message=f"{actor} says that it is over: {why}", at=at)
+    audit.record(
+        actor=actor,
+        action="end",
+        target=f"incident {event_id}",
+        before={"over": False},
+        after={"over": True, "why": why},
+    )
+    over = Reading(
+        signal=event.signal, resource=event.ref, detail=event.detail, at=at, state=State.RESOLVED, source=actor
+    )
+    if event_id not in ingest([over]).cleared:
+        raise Refused(f"Incident {event_id} is over already, or was heard of this very moment.")
 
 
 @transaction.atomic

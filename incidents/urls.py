@@ -14,6 +14,7 @@ urlpatterns = [
     path("incidents/<int:event_id>/postmortem", postmortem, name="postmortem"),
     path("incidents/<int:pk>/approve/", incident.approve, name="incident-approve"),
     path("incidents/<int:pk>/refuse/", incident.refuse, name="incident-refuse"),
+    path("incidents/<int:pk>/end/", incident.end, name="incident-end"),
     path("incidents/<int:pk>/deliveries/<int:delivery>/again/", incident.send_again, name="send-again"),
     path("postmortems/", postmortems.postmortems, name="postmortems"),
     path("agent/", agent.agent, name="agent"),

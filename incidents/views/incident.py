@@ -43,6 +43,7 @@ def incident(request: HttpRequest, pk: int) -> HttpResponse:
         "manual_steps": manual_steps(event, diagnosis),
         "poll_s": poll_s(event),
         "handed": handed(event, at),
+        "can_be_ended": event.status in operate.ENDED_BY_HAND and event.cleared_at is None,
         "at": at,
     }
     return show(request, "incident", context)
@@ -92,6 +93,18 @@ def refuse(request: HttpRequest, pk: int) -> HttpResponse:
         lambda: operate.refuse(pk, actor=actor(request), why=why, plan_hash=plan_hash),
         f"You refused the plan of incident {pk}. It is handed to people now.",
     )
+    return go_back(request, "incident", pk)
+
+
+@require_POST
+@only_for(Deed.SIGNAL)
+def end(request: HttpRequest, pk: int) -> HttpResponse:
+    why = request.POST.get("why", "").strip()
+    if not why:
+        messages.error(request, "Say why it is over: it is what the next person reads.")
+        return go_back(request, "incident", pk)
+    done = f"Incident {pk} ends within seconds. Should it fire again, that is a new one."
+    carry_out(request, lambda: operate.end(pk, actor=actor(request), why=why), done)
     return go_back(request, "incident", pk)
 
 

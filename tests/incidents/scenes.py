@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 
@@ -68,6 +68,14 @@ def incident(status: str = "detected", resource: ResourceRef = VAR, **fields: An
         TimelineEntry.objects.create(
             event=event, at=at + timedelta(seconds=seconds), actor="host", kind=kind, message=f"It is {kind}."
         )
+    return event
+
+
+def reported(status: str, **fields: Any) -> SignalEvent:
+    """One that the next reading of its signal and resource is about."""
+    event = incident(status, **fields)
+    event.fingerprint = UUID(fingerprint(event.signal, event.ref, event.detail))
+    event.save(update_fields=["fingerprint"])
     return event
 
 

@@ -16,12 +16,13 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
 
+from byteport import loop
 from byteport.cli import actor
 from byteport.core.clock import now
 from byteport.models import AuditEntry, QueuedTask
 from incidents import policies
 from runbooks.models import AgentSettings, Approval, RunbookPolicy
-from signals.models import SignalPolicy, Source
+from signals.models import SignalPolicy, Source, TimelineEntry
 from signals.policy import forget, rules
 from tests.incidents import scenes
 
@@ -355,6 +356,27 @@ def test_nothing_is_refused_without_a_reason(args):
     with pytest.raises(CommandError):
         run("refuse", event.pk, *args)
     assert Approval.objects.get().approved is None
+
+
+@pytest.mark.parametrize(("status", "by"), [("escalated", "person"), ("simulated", "itself"), ("detected", "itself")])
+def test_what_nobody_else_reports_the_end_of_is_ended_by_a_person(status, by):
+    event = scenes.reported(status, signal="alert:Gone")
+    assert read("end", event.pk, "--why", "The host is gone.") == {
+        "id": event.pk, "by": actor(), "why": "The host is gone.",
+    }  # fmt: skip
+    loop.advance(event.pk)
+    event.refresh_from_db()
+    assert (event.status, event.resolved_by, event.postmortem_final) == ("resolved", by, True)
+    assert "says that it is over: The host is gone." in event.postmortem_md
+    assert (AuditEntry.objects.get().action, AuditEntry.objects.get().target) == ("end", f"incident {event.pk}")
+    assert "it is resolved." in refused("end", event.pk, "--why", "again")
+
+
+@pytest.mark.parametrize("status", ["acting", "verifying", "awaiting_approval", "resolved"])
+def test_what_byteport_is_at_work_on_is_not_ended_by_hand(status):
+    event = scenes.reported(status)
+    assert f"it is {status.replace('_', ' ')}." in refused("end", event.pk, "--why", "x")
+    assert not TimelineEntry.objects.filter(kind="ended").exists()
 
 
 def test_a_plan_is_answered_once():

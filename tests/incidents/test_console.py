@@ -305,6 +305,20 @@ def test_a_plan_that_has_changed_since_is_not_approved(operator: Client) -> None
     assert Approval.objects.get().approved is None
 
 
+def test_an_incident_is_ended_with_a_reason_and_by_those_alone_who_may(operator: Client) -> None:
+    event = scenes.reported("escalated")
+    assert "End the incident" in page(operator, f"/incidents/{event.pk}/")
+    assert "Say why it is over" in said(operator, f"/incidents/{event.pk}/end/", why=" ")
+    assert "ends within seconds" in said(operator, f"/incidents/{event.pk}/end/", why="The host is gone.")
+    event.refresh_from_db()
+    assert event.cleared_at is not None
+    assert "End the incident" not in page(operator, f"/incidents/{event.pk}/")
+
+
+def test_whoever_may_only_look_is_offered_no_end(onlooker: Client) -> None:
+    assert "End the incident" not in page(onlooker, f"/incidents/{scenes.planned('escalated').pk}/")
+
+
 def test_a_refusal_carries_its_reason(operator: Client) -> None:
     event = scenes.awaiting_approval()
     said(operator, f"/incidents/{event.pk}/refuse/", plan_hash=event.plan_hash, why="backup is running")

@@ -112,6 +112,7 @@ CONSOLE: Mapping[str, Deed] = {
     **dict.fromkeys(("runbooks", "runbook"), VIEW),
     **dict.fromkeys(("incident-approve", "incident-refuse"), APPROVE),
     **dict.fromkeys(("send-again", "agent-dry-run", "agent-pause", "agent-resume"), OPERATE),
+    "incident-end": SIGNAL,
     "theme": VIEW,
 }
 READ = {name for name, deed in CONSOLE.items() if deed is VIEW and name != "theme"}
