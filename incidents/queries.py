@@ -229,8 +229,13 @@ def _source_state(row: Source, lag_s: float | None, polled: bool) -> str:
     if is_failing(row):
         return "failing"
     if polled:
-        return "late" if lag_s is None or lag_s > LATE_S + every_s(row) else "ok"
+        return "late" if lag_s is None or is_late(row, lag_s) else "ok"
     return "silent" if lag_s is None else "ok"
+
+
+def is_late(row: Source, lag_s: float) -> bool:
+    """Whether one that BytePort asks or follows gave nothing for too long. `lag_s`: since its last success."""
+    return _is_asked(row) and lag_s > LATE_S + every_s(row)
 
 
 def every_s(row: Source) -> float:

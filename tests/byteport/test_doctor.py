@@ -1,6 +1,8 @@
 """What `manage.py doctor` says of databases, hosts and clouds. Real: PostgreSQL, the monitored server, its roles, this
 host, the clouds' own libraries and where they look for credentials."""
 
+from datetime import timedelta
+
 import pytest
 
 from byteport.clients import gcp as google
@@ -9,6 +11,7 @@ from byteport.core.clock import now
 from byteport.management.commands.doctor import credentials, databases, fix_of, hosts, reads_of
 from byteport.management.commands.doctor import sources as sources_found
 from byteport.models import Host, MonitoredDatabase
+from byteport.sealing import seal
 from signals import health
 from signals.models import Source
 from tests import gcp
@@ -135,6 +138,25 @@ def test_a_cloud_source_whose_options_are_none_says_so(bare):
     sources(cloudwatch={"region": "mars"})
     [finding] = credentials()
     assert (finding.state, "region" in finding.detail) == ("fail", True)
+
+
+@pytest.mark.django_db
+def test_a_secret_that_the_present_key_does_not_open_is_told_before_a_sender_calls(settings):
+    Source.objects.create(slug="shop", kind="generic", sealed_secret=seal("s"), last_success_at=now())
+    assert [finding.state for finding in sources_found()] == ["ok"]
+    settings.SECRET_KEY = "another one, as after the state folder was lost"
+    [finding] = sources_found()
+    assert (finding.state, finding.fix) == ("fail", "In the admin, on the source's page: Make a new secret.")
+    assert "BYTEPORT_SECRET_KEY has changed" in finding.detail
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("kind", "state"), [("generic", "ok"), ("host", "warn"), ("kubernetes_events", "warn")])
+def test_what_is_asked_all_the_time_may_not_be_silent_for_an_hour(kind, state):
+    Source.objects.create(slug="quiet", kind=kind, last_success_at=now() - timedelta(hours=1))
+    [finding] = sources_found()
+    assert (finding.state, bool(finding.fix)) == (state, state == "warn")
+    assert "1 h ago" in finding.detail
 
 
 @pytest.mark.django_db

@@ -24,14 +24,16 @@ from byteport.clients.postgres import inventory, reader
 from byteport.clients.postgres.connection import grants
 from byteport.clients.postgres.statements import RightsRow
 from byteport.core.clock import now
-from byteport.core.errors import BytePortError
+from byteport.core.errors import BytePortError, Permanent
 from byteport.core.health import is_failing
 from byteport.core.units import human_bytes, human_duration
 from byteport.core.ways import Address
 from byteport.heartbeats import alive
 from byteport.models import Host, MonitoredDatabase
+from byteport.sealing import seal, unseal
 from incidents.escalation.channel import CHANNELS, Channel
 from incidents.handover import hand_over, what_to_set
+from incidents.queries import is_late
 from runbooks.policy import agent_settings, is_switched_on
 from runbooks.runbook import RUNBOOKS
 from signals.models import Source
@@ -149,7 +151,9 @@ def processes() -> Iterator[Finding]:
 def sources() -> Iterator[Finding]:
     for row in Source.objects.filter(enabled=True):
         name = f"source {row.slug}"
-        if is_failing(row):
+        if unreadable := unreadable_secret(row):
+            yield Finding(name, "fail", unreadable, "In the admin, on the source's page: Make a new secret.")
+        elif is_failing(row):
             called = isinstance(SOURCES.get(row.kind), WebhookSource)  # anybody can have a call refused
             yield Finding(name, "warn" if called else "fail", row.last_error, fix_of(row))
         elif row.last_success_at is None:
@@ -157,8 +161,23 @@ def sources() -> Iterator[Finding]:
                 name, "warn", "nothing has come in yet", "It fills itself once watch runs, or its sender calls."
             )
         else:
-            ago = (now() - row.last_success_at).total_seconds()
-            yield Finding(name, "ok", f"last heard of {human_duration(max(ago, 0))} ago")
+            yield heard_of(row, max((now() - row.last_success_at).total_seconds(), 0))
+
+
+def heard_of(row: Source, ago_s: float) -> Finding:
+    name, detail = f"source {row.slug}", f"last heard of {human_duration(ago_s)} ago"
+    if is_late(row, ago_s):
+        return Finding(name, "warn", f"{detail}, which is late", fix_of(row))
+    return Finding(name, "ok", detail)
+
+
+def unreadable_secret(row: Source) -> str:
+    """Why a source's secret cannot be read; empty when it can, or there is none."""
+    try:
+        unseal(row.sealed_secret or seal(""))
+    except Permanent as error:
+        return str(error)
+    return ""
 
 
 def fix_of(row: Source) -> str:
