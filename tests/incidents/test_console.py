@@ -214,6 +214,14 @@ def test_a_source_is_as_well_as_its_latest_attempt(fields: dict[str, object], st
 
 
 @pytest.mark.django_db
+def test_of_what_goes_on_there_is_a_way_to_all(operator: Client) -> None:
+    for _ in range(queries.SHOWN):
+        scenes.incident("detected")
+    assert "All that are open" not in page(operator, "/")
+    scenes.incident("detected")
+    assert '<a href="/incidents/?group=open">All that are open</a>' in page(operator, "/")
+
+
 def test_the_lag_of_a_source_that_cannot_be_read_grows() -> None:
     read = now() - timedelta(hours=1)
     Source.objects.create(
