@@ -36,7 +36,12 @@ def agent(request: HttpRequest) -> HttpResponse:
 def budgets(settings: AgentSettings) -> list[tuple[str, str, str]]:
     """Each figure of the settings: its name, its value, and what it does."""
     helps = {field.name: str(field.help_text) for field in AgentSettings._meta.concrete_fields}
-    return [(title, _value(settings, name), helps[name].removeprefix("Seconds. ")) for name, title in TITLES.items()]
+    return [(title, _value(settings, name), _without_unit(helps[name])) for name, title in TITLES.items()]
+
+
+def _without_unit(text: str) -> str:
+    """The admin asks for seconds; here a value says its own unit."""
+    return text.removeprefix("Seconds. ").replace("Seconds ", "The time ", 1)
 
 
 def _value(settings: AgentSettings, name: str) -> str:

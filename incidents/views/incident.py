@@ -14,7 +14,7 @@ from incidents.handover import handed
 from incidents.record import advice_for, clear_threshold
 from incidents.roles import Deed
 from incidents.views.page import actor, carry_out, go_back, only_for, show, signed_in
-from incidents.views.story import progress, story
+from incidents.views.story import is_for_information, progress, story
 from runbooks.runbook import Diagnosis, ManualStep
 from signals.models import SignalEvent, Status
 
@@ -43,6 +43,7 @@ def incident(request: HttpRequest, pk: int) -> HttpResponse:
         "manual_steps": manual_steps(event, diagnosis),
         "poll_s": poll_s(event),
         "handed": handed(event, at),
+        "for_information": is_for_information(event),
         "can_be_ended": event.status in operate.ENDED_BY_HAND and event.cleared_at is None,
         "at": at,
     }

@@ -5,8 +5,10 @@ from datetime import datetime
 
 import msgspec
 
+from byteport.core.outcome import Severity
 from incidents.queries import Record
 from incidents.templatetags.console import BY_WHOM, LOOKS, RESULTS, STATUSES, Badge
+from runbooks.diagnose import runbook_for
 from runbooks.models import STARTED, AgentAction, VerificationSample
 from runbooks.runbook import Plan
 from signals.models import ResolvedBy, SignalEvent, Status, TimelineEntry
@@ -36,12 +38,29 @@ class Line(msgspec.Struct, frozen=True):
 def progress(event: SignalEvent, record: Record, plan: Plan | None) -> list[Stage]:
     """How far the event came through the loop."""
     entered = {entry.kind: entry.at for entry in record.timeline}
+    if is_for_information(event):
+        return _kept_only(event)
     return [
         Stage("Detect", "done", "Signal fired", event.detected_at),
         _diagnose(event, entered),
         _act(event, entered, record.actions, plan),
         _verify(event, entered, record.samples),
         _outcome(event),
+    ]
+
+
+def is_for_information(event: SignalEvent) -> bool:
+    """Whether it is kept and shown, and nothing will be done about it: nothing treats it, and nobody is called."""
+    return event.status == Status.DETECTED and event.severity == Severity.INFO and runbook_for(event.signal) is None
+
+
+def _kept_only(event: SignalEvent) -> list[Stage]:
+    return [
+        Stage("Detect", "done", "Signal fired", event.detected_at),
+        Stage("Diagnose", "skipped", "No runbook"),
+        Stage("Act", "skipped", "Nothing to do"),
+        Stage("Verify", "skipped", "Nothing to verify"),
+        Stage("Outcome", "todo", "For information"),
     ]
 
 

@@ -3,6 +3,7 @@
 Not real: the loop does not run; incidents are the rows of `tests.incidents.scenes`.
 """
 
+import re
 from datetime import timedelta
 from html import escape
 
@@ -527,6 +528,27 @@ def test_the_progress_shows_how_far_it_came(
         event.timeline.create(at=event.detected_at, actor="byteport", kind=kind, message="")
     shown = operator.get(f"/incidents/{event.pk}/").context["stages"]
     assert [stage.state for stage in shown] == states
+
+
+def test_what_is_for_information_only_does_not_say_that_it_is_about_to_be_treated(operator: Client) -> None:
+    kept, treated = scenes.incident(signal="alert:Note", severity="info"), scenes.incident(severity="info")
+    text = page(operator, f"/incidents/{kept.pk}/")
+    for word in (
+        "No runbook",
+        "For information",
+        "There is nothing to diagnose.",
+        "Nothing was done.",
+        "is no plan to",
+    ):
+        assert word in text
+    assert not re.search(r"\byet\b", text)
+    assert "Looking for the cause" in page(operator, f"/incidents/{treated.pk}/")
+
+
+def test_the_budgets_say_their_times_in_the_unit_that_they_are_shown_in(operator: Client) -> None:
+    text = page(operator, "/agent/")
+    assert "The time within which ineffective fixes are counted." in text
+    assert "Seconds" not in text
 
 
 def test_an_escalated_incident_gives_three_steps_with_their_commands(operator: Client) -> None:
