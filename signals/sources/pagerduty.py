@@ -5,6 +5,7 @@ The secret is the `routing_key` in the body; it is called at `/v2/enqueue` as at
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
@@ -19,6 +20,8 @@ from signals.untrusted import MalformedError, UnauthenticatedError, is_secret
 from signals.webhook_options import fault_of
 
 DEDUP_CHARS = 255
+
+_LABEL = re.compile(r"^ - ([A-Za-z_]\w*) = (.*)$", re.MULTILINE)
 
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 
@@ -122,19 +125,30 @@ def _dedup_key(event: Event) -> str:
     return sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def common_labels(text: str) -> dict[str, str] | None:
+    """The labels that all alerts have in common which Alertmanager lists (its template `pagerduty.default.instances`);
+    None where it is no such list."""
+    alerts = [dict(_LABEL.findall(one.partition("\nAnnotations:")[0])) for one in text.split("Labels:\n")[1:]]
+    if not alerts:
+        return None
+    return {key: value for key, value in alerts[0].items() if all(other.get(key) == value for other in alerts)}
+
+
 def _alert(event: Event, payload: Payload, now: datetime) -> Alert:
     """`class` is what PagerDuty calls the kind of event, e.g. "ping failure": the nearest to an alert's name."""
     custom = payload.custom_details if isinstance(payload.custom_details, dict) else {}
     given = {"component": payload.component, "group": payload.group, "class": payload.class_, "client": event.client}
-    labels = {**flat_texts(custom), **{key: value for key, value in given.items() if value}}
-    labels.setdefault("host", payload.source)
+    listed = common_labels(str(custom.get("firing", "")))
+    labels = {**flat_texts(custom), **(listed or {}), **{key: value for key, value in given.items() if value}}
+    if listed is None:  # else the source is Alertmanager itself
+        labels.setdefault("host", payload.source)
     return Alert(
         name=payload.class_ or labels.get("alertname", "") or "pagerduty",
         state=State.FIRING,
         at=now,
         labels={**labels, "source": payload.source},
         notes={"summary": payload.summary},
-        severity=severity_of(payload.severity),
+        severity=severity_of((listed or {}).get("severity", "")) or severity_of(payload.severity),
         key=_dedup_key(event),
         incident=_dedup_key(event),
     )

@@ -182,6 +182,38 @@ def test_a_status_that_byteport_does_not_know_is_unknown(kind, body):
     assert one(kind, body).state is State.UNKNOWN
 
 
+def listed(*alerts: dict[str, str]) -> str:
+    """As Alertmanager 0.25 lists alerts in an event for PagerDuty."""
+    labels = ("".join(f" - {key} = {value}\n" for key, value in alert.items()) for alert in alerts)
+    return "".join(f"Labels:\n{each}Annotations:\n - summary = 97 % used\nSource: \n" for each in labels)
+
+
+def paged(*alerts: dict[str, str]) -> dict:
+    """What Alertmanager's `pagerduty_configs` sends unless it is told otherwise."""
+    custom = {"firing": listed(*alerts), "num_firing": str(len(alerts)), "num_resolved": "0", "resolved": ""}
+    event = pagerduty(source="Alertmanager", component="", custom_details=custom)
+    return {**event, "payload": {**event["payload"], "class": ""}, "client": "Alertmanager"}
+
+
+FULL = {
+    "alertname": "NodeFilesystemAlmostOutOfSpace", "fstype": "ext4", "instance": "web-1:9100", "mountpoint": "/var",
+    "severity": "warning",
+}  # fmt: skip
+
+
+def test_what_alertmanager_pages_is_about_what_its_alerts_labels_say():
+    reading = one("pagerduty", paged(FULL))
+    assert (reading.signal, str(reading.resource)) == ("disk_pressure", "host/web-1/mount/%2Fvar")
+    assert reading.labels["severity"] == "warning"
+    assert reading.fingerprint == one("pagerduty", paged(FULL, {**FULL, "device": "/dev/sda1"})).fingerprint
+
+
+def test_alerts_of_several_things_that_alertmanager_pages_at_once_are_about_none_of_them_nor_a_host_of_its_name():
+    reading = one("pagerduty", paged(FULL, {"alertname": "Odd", "instance": "web-2:9100", "severity": "info"}))
+    assert (reading.signal, str(reading.resource)) == ("alert:pagerduty", "pagerduty/sender/alert/pagerduty")
+    assert reading.labels["severity"] == "critical"
+
+
 def test_pagerdutys_resolve_names_its_key_and_nothing_else():
     body = {"routing_key": "secret", "event_action": "resolve", "dedup_key": "disk/web-1"}
     assert parse("pagerduty", body) == [Ending("disk/web-1", NOW)]
