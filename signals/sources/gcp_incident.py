@@ -33,11 +33,11 @@ class Incident(msgspec.Struct, frozen=True):
 
     incident_id: str
     state: str
-    summary: str = ""
-    policy_name: str = ""
-    condition_name: str = ""
-    severity: str = ""
-    url: str = ""
+    summary: str | None = None
+    policy_name: str | None = None
+    condition_name: str | None = None
+    severity: str | None = None
+    url: str | None = None
     started_at: int | None = None
     ended_at: int | None = None
     resource: Described = Described()
@@ -92,13 +92,13 @@ def _alert(told: Incident, now: datetime) -> Alert:
     seconds = told.ended_at if state is State.RESOLVED else told.started_at
     labels = {**(told.policy_user_labels or {}), **told.resource.labels, **told.metric.labels}
     return Alert(
-        name=told.policy_name or told.condition_name,
+        name=told.policy_name or told.condition_name or "",
         state=state,
         at=unix_time(seconds, now) if seconds else now,
         labels={**labels, "metric": told.metric.type, "resource_type": told.resource.type},
-        notes={"summary": told.summary, "description": told.url},
-        severity=severity_of(told.severity),
-        key=told.condition_name,
+        notes={"summary": told.summary or "", "description": told.url or ""},
+        severity=severity_of(told.severity or ""),
+        key=told.condition_name or "",
         incident=told.incident_id,
     )
 

@@ -20,6 +20,7 @@ from signals.untrusted import MalformedError, UnauthenticatedError, is_secret
 from signals.webhook_options import fault_of
 
 DEDUP_CHARS = 255
+ACTIONS = ("trigger", "acknowledge", "resolve")
 
 _LABEL = re.compile(r"^ - ([A-Za-z_]\w*) = (.*)$", re.MULTILINE)
 
@@ -32,20 +33,20 @@ class Payload(msgspec.Struct, frozen=True, rename={"class_": "class"}):
     summary: Text
     source: Text
     severity: str
-    component: str = ""
-    group: str = ""
-    class_: str = ""
+    component: str | None = None
+    group: str | None = None
+    class_: str | None = None
     custom_details: Any = None
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One event. `event_action`: trigger, acknowledge, resolve."""
+    """One event. `event_action`: trigger, acknowledge, resolve. Clients write null for what they leave out."""
 
     routing_key: str
     event_action: str
-    dedup_key: Annotated[str, msgspec.Meta(max_length=DEDUP_CHARS)] = ""
+    dedup_key: Annotated[str, msgspec.Meta(max_length=DEDUP_CHARS)] | None = None
     payload: Payload | None = None
-    client: str = ""
+    client: str | None = None
 
 
 class _Key(msgspec.Struct, frozen=True):
@@ -68,8 +69,8 @@ class PagerdutySource:
         event = _decoded(call.body)
         if event.event_action == "resolve":
             return [Ending(_dedup_key(event), now)]
-        if event.event_action != "trigger":
-            return []  # acknowledge: a person looks at it, which changes nothing of the signal
+        if event.event_action == "acknowledge":
+            return []  # a person looks at it, which changes nothing of the signal
         if event.payload is None:
             raise MalformedError("A trigger needs a payload.")
         return [reading_of(_alert(event, event.payload, now), config, kind=self.name)]
@@ -112,7 +113,9 @@ def _decoded(body: bytes) -> Event:
         event = msgspec.json.decode(body, type=Event)
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"The body is not an event of the Events API v2: {error}.") from error
-    if event.event_action in ("resolve", "acknowledge") and not event.dedup_key:
+    if event.event_action not in ACTIONS:  # PagerDuty refuses it too: else nobody would see that it led to nothing
+        raise MalformedError(f"event_action is one of {', '.join(ACTIONS)}.")
+    if event.event_action != "trigger" and not event.dedup_key:
         raise MalformedError(f"To {event.event_action}, name the dedup_key.")
     return event
 
@@ -120,8 +123,9 @@ def _decoded(body: bytes) -> Event:
 def _dedup_key(event: Event) -> str:
     """The sender's, or one that is the same whenever the same thing is reported in the same words."""
     if event.dedup_key or event.payload is None:
-        return event.dedup_key
-    told = "\x1f".join((event.payload.source, event.payload.component, event.payload.class_, event.payload.summary))
+        return event.dedup_key or ""
+    payload = event.payload
+    told = "\x1f".join((payload.source, payload.component or "", payload.class_ or "", payload.summary))
     return sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

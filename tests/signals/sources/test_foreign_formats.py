@@ -220,6 +220,19 @@ def test_pagerdutys_resolve_names_its_key_and_nothing_else():
     assert one("pagerduty", pagerduty()).labels["byteport.incident"] == "disk/web-1"
 
 
+def test_what_a_client_writes_as_null_is_as_if_it_were_left_out():
+    event = {**pagerduty(component=None, group=None, custom_details=None, **{"class": None}), "client": None}
+    assert one("pagerduty", {**event, "dedup_key": None}).signal == "alert:pagerduty"
+    told = gcp()
+    told["incident"].update(dict.fromkeys(("summary", "condition_name", "severity", "url")))
+    assert str(one("gcp_incident", told).resource) == "host/1234567890/mount/sda1"
+
+
+def test_an_action_that_pagerduty_does_not_know_is_malformed():
+    with pytest.raises(MalformedError, match="trigger, acknowledge, resolve"):
+        parse("pagerduty", pagerduty("triggered"))
+
+
 def test_pagerdutys_acknowledge_changes_nothing():
     assert parse("pagerduty", pagerduty("acknowledge")) == []
 
