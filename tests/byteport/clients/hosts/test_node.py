@@ -348,6 +348,7 @@ def row():
 @needs_machine
 @pytest.mark.django_db
 def test_a_job_that_is_given_up_in_mid_action_is_found_in_the_nodes_journal_and_not_repeated(cluster, node, machine):
+    incident.quick()
     row()
     node.opt_in("disk")
     noted = machine.program(

@@ -247,6 +247,7 @@ def call_for(host: Sshd, action: str) -> ActionCall:
 @pytest.mark.django_db
 def test_a_connection_that_is_cut_in_mid_action_repeats_nothing():
     """The sshd is killed while journalctl runs; it goes on without us, and the probe finds out how it ended."""
+    incident.quick()
     with running("web-1") as [host]:
         Host.objects.create(**host.row())
         host.opt_in("disk")
@@ -283,6 +284,7 @@ def test_a_connection_that_is_cut_in_mid_action_repeats_nothing():
 
 @pytest.mark.django_db
 def test_a_connection_that_is_cut_before_anything_began_leaves_it_to_be_done():
+    incident.quick()
     with running("web-1") as [host]:
         Host.objects.create(**host.row())
         host.opt_in("disk")
@@ -290,7 +292,7 @@ def test_a_connection_that_is_cut_before_anything_began_leaves_it_to_be_done():
         call, action = call_for(host, "host.delete_rotated_logs"), ACTIONS["host.delete_rotated_logs"]
         Host.objects.update(port=1)  # nobody listens there
         begun_at = now()
-        with pytest.raises(Temporary):
+        with pytest.raises(Temporary, match="SSH to web-1 failed"):
             action.execute(call)
         Host.objects.update(port=host.port)
         assert action.probe(call, begun_at).state is ProbeState.ABSENT
