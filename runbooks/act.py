@@ -107,6 +107,8 @@ def await_approval(event: SignalEvent, at: datetime) -> Move:
 def _no_approval(asked: Approval) -> str:
     if asked.approved is False:
         return f"{asked.decided_by} refused the plan: {asked.why or 'no reason was given'}."
+    if asked.approved and asked.decided_at:
+        return f"The plan was approved at {asked.decided_at:%Y-%m-%d %H:%M:%S} UTC; that is too long ago to act on it."
     return f"Nobody approved the plan by {asked.expires_at:%H:%M:%S} UTC; the request has lapsed."
 
 

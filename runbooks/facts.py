@@ -56,7 +56,7 @@ def gather(
         ineffective_limit=agent.ineffective_limit,
         budget=_budget(event, agent, at),
         needs_approval=policy.needs_approval,
-        approved_by=_approved_by(event),
+        approved_by=_approved_by(event, at),
         resuming=event.status in RUNNING,
     )
 
@@ -209,13 +209,16 @@ def _runs_of_fleet(event: SignalEvent, at: datetime) -> dict[str, int]:
     return {**lately, "running": lately["running"] + longer}
 
 
-def _approved_by(event: SignalEvent) -> str:
-    return (
-        Approval.objects.filter(event=event, plan_hash=event.plan_hash, approved=True, decided_at__lte=F("expires_at"))
-        .values_list("decided_by", flat=True)
-        .first()
-        or ""
-    )
+def _approved_by(event: SignalEvent, at: datetime) -> str:
+    """Who has said yes, in time and lately: a yes holds for as long as the request did, and for a plan that has begun.
+
+    What kept the plan waiting since, a pause say, may have lasted for days.
+    """
+    said = Approval.objects.filter(event=event, plan_hash=event.plan_hash, approved=True)
+    in_time = said.filter(decided_at__lte=F("expires_at"))
+    begun = event.acted_at if event.status in RUNNING and event.acted_at else at
+    lately = in_time.filter(decided_at__gte=begun - (F("expires_at") - F("requested_at")))
+    return lately.values_list("decided_by", flat=True).first() or ""
 
 
 def _polled(view: EventView) -> bool:

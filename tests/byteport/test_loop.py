@@ -433,6 +433,33 @@ def test_an_approval_lapses(platform, clock):
     assert run_until(event, clock, "escalated").reason.count("lapsed")
 
 
+def test_a_yes_holds_for_as_long_as_the_request_did_and_then_a_person_is_told(platform, clock):
+    """BytePort was paused right after it, over the weekend."""
+    RunbookPolicy.objects.create(runbook="standin", cooldown_s=600, verify_deadline_s=120, needs_approval=True)
+    event = run_until(fire(), clock, "awaiting_approval")
+    operate.approve(event.pk, actor="ada", plan_hash=event.plan_hash)
+    operate.pause(actor="ada", why="weekend")
+    assert advance(event) == "diagnosed"
+    assert advance(event) == "diagnosed"
+    clock.shift(timedelta(days=2))
+    operate.resume(actor="ada")
+    event = run_until(event, clock, "escalated", "resolved")
+    assert event.status == "escalated"
+    assert "approved at 2026-03-01" in event.reason
+    assert not platform.done
+
+
+def test_an_approved_plan_that_has_begun_is_not_cut_off_by_the_age_of_its_approval(platform, clock):
+    RunbookPolicy.objects.create(runbook="standin", cooldown_s=600, verify_deadline_s=120, needs_approval=True)
+    event = run_until(fire(), clock, "awaiting_approval")
+    operate.approve(event.pk, actor="ada", plan_hash=event.plan_hash)
+    event = run_until(event, clock, "acting")
+    advance(event)
+    clock.shift(timedelta(days=2))
+    assert run_until(event, clock, "escalated", "resolved").status == "resolved"
+    assert len(platform.done) == 2
+
+
 def test_an_approval_of_another_plan_is_none(platform, clock):
     RunbookPolicy.objects.create(runbook="standin", cooldown_s=600, verify_deadline_s=120, needs_approval=True)
     event = run_until(fire(), clock, "awaiting_approval")
