@@ -123,6 +123,8 @@ def settle(event: SignalEvent, move: Move) -> None:
     """Writes a stage's answer, releases the claim and enqueues the next stage, all in one transaction."""
     at, token = now(), event.lease_token
     with transaction.atomic():
+        if move.to == Status.RESOLVED and _has_fired_again(event):
+            move = Move(rows=move.rows)
         for model, rows in groupby(move.rows, key=attrgetter("_meta.model")):
             model.objects.bulk_create(rows)
         if move.to is None:
@@ -135,6 +137,13 @@ def settle(event: SignalEvent, move: Move) -> None:
             transition(event, move.to, actor="byteport", reason=move.reason, at=at, token=token, **move.fields)
         _release(event, move, at, token)
     log.info("advanced", to=event.status, reason=move.reason)
+
+
+def _has_fired_again(event: SignalEvent) -> bool:
+    """Since the stage began. Whoever said so was told that it is kept, and may not say it again: it is not to end with
+    the incident that took note of it. The row is held, so that what fires from here on opens another."""
+    held = SignalEvent.objects.select_for_update(of=("self",)).filter(pk=event.pk)
+    return list(held.values_list("repeats", flat=True)) != [event.repeats]
 
 
 def _stay(event: SignalEvent, move: Move, at: datetime, token: UUID | None) -> None:

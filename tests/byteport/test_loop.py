@@ -27,6 +27,9 @@ pytestmark = pytest.mark.django_db
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
+ONE_LOOK = {"good_samples": 1}
+
+
 @pytest.fixture
 def platform():
     with installed(Platform()) as platform:
@@ -290,6 +293,27 @@ def test_a_signal_that_clears_before_its_fix_is_given_up_leaves_nothing_open(pla
     event = run_until(event, clock, "escalated")
     assert advance(event) == "resolved"
     assert (event.resolved_by, event.reason) == ("person", "The signal cleared while people had it.")
+
+
+@pytest.mark.parametrize("stage", ["detected", "verifying"])
+def test_what_fires_while_its_incident_is_about_to_end_is_not_lost_with_it(platform, clock, stage):
+    """Its sender may say so once: it must not be folded into an incident that ends the moment after."""
+    event = run_until(fire(), clock, stage)
+    if stage == "detected":
+        clear(at=START + timedelta(seconds=5))
+    else:
+        SignalEvent.objects.filter(pk=event.pk).update(plan=event.plan | {"timing": event.plan["timing"] | ONE_LOOK})
+    clock.shift(60)
+    claimed = loop.claim(event.pk, datetime.now(UTC))
+    move = loop.run_stage(claimed, datetime.now(UTC))
+    assert move.to == "resolved"
+    fire(at=datetime.now(UTC))
+    loop.settle(claimed, move)
+    event.refresh_from_db()
+    assert event.status == stage
+    assert event.lease_token is None
+    assert event.due_at is not None
+    assert run_until(event, clock, "resolved").resolved_by == "byteport"
 
 
 def test_a_signal_that_fires_again_after_it_cleared_stays_with_people(platform, clock):
