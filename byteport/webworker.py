@@ -11,9 +11,11 @@ import time
 from contextlib import suppress
 from typing import Any, Protocol
 
+from gunicorn import util
 from gunicorn.workers.gthread import ThreadWorker
 
 PATIENCE_S = 30.0  # for a whole request: 1 MB at 35 kB a second; and for an answer of which nothing arrives
+LINGER_S = 2.0  # for the other end to close a connection too, as gunicorn has it
 # The kernel's own patience with a peer that takes nothing more, tcp(7); only Linux has it.
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 
@@ -60,6 +62,7 @@ def _end_reading(sock: socket.socket) -> None:
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
     patience_s = PATIENCE_S
+    linger_s = LINGER_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,9 +73,19 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         self._patience.begin(conn)
         _give_up_sending(conn.sock, self.patience_s)
         try:
-            return super().handle(conn)
+            return super().handle(conn) or self._parted_from(conn.sock)
         finally:
             self._patience.end(conn)
+
+    def _parted_from(self, sock: socket.socket) -> bool:
+        """Half-closes and waits, here: gunicorn does it in the main thread, and meanwhile no other request is begun.
+
+        That one still closes it, and finds no more to wait for. Always False, as for any connection that is over.
+        """
+        with suppress(OSError):  # it is closed already
+            util.close_graceful(sock.dup(), timeout=self.linger_s)
+        _end_reading(sock)
+        return False
 
     def notify(self) -> None:
         """Called about once a second by the main thread."""

@@ -17,7 +17,7 @@ from byteport.management.commands.up import WORKER_CLASS, processes
 from tests.test_dockerfile import instructions
 from tests.webserver import PATIENCE_S, free_port, wait_until_it_listens
 
-THREADS = 2
+THREADS, MANY = 2, 20
 APPLICATION = """
 import tempfile
 import time
@@ -25,6 +25,7 @@ from byteport.webworker import PatientWorker
 
 class Hasty(PatientWorker):
     patience_s = 1.0
+    linger_s = 0.1
 
 def app(environ, start_response):
     body = environ["wsgi.input"].read()
@@ -47,11 +48,12 @@ AS_FILE = b"As-File: yes\r\n"  # sent by the kernel, as static files are
 
 
 @pytest.fixture
-def port(tmp_path):
+def port(tmp_path, request):
+    threads = getattr(request, "param", THREADS)
     (tmp_path / "hasty.py").write_text(APPLICATION)
     free = free_port()
     argv = (sys.executable, "-m", "gunicorn", "hasty:app", "--bind", f"127.0.0.1:{free}", "--no-control-socket")
-    more = ("--worker-class", "hasty.Hasty", "--threads", str(THREADS), "--chdir", str(tmp_path))
+    more = ("--worker-class", "hasty.Hasty", "--threads", str(threads), "--chdir", str(tmp_path))
     env = {**os.environ, "PYTHONPATH": str(settings.BASE_DIR)}
     process = subprocess.Popen([*argv, *more], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -99,6 +101,29 @@ def test_clients_that_do_not_take_their_answer_hold_no_thread_for_ever(port, how
         for _ in range(THREADS):
             left.enter_context(narrow(port)).sendall(ASK_FOR_MUCH + how + b"\r\n")
         assert answer(port, b"abc") == b"3"
+
+
+@pytest.mark.parametrize("port", [MANY], indirect=True, ids=["many-threads"])
+def test_clients_that_have_their_answer_and_do_not_hang_up_hold_up_nobody(port):
+    """Were each waited for in the main thread, 2 s as gunicorn has it, the next would wait for longer than we do."""
+    with ExitStack() as left:
+        idle = [left.enter_context(narrow(port)) for _ in range(MANY)]
+        for client in idle:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nWork-S: 1\r\n\r\n")
+        for client in idle:
+            assert client.recv(1) == b"H"
+        assert answer(port, b"abc") == b"3"
+
+
+def test_the_answer_arrives_also_where_the_request_was_not_read_to_its_end(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
+        client.sendall(
+            b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1\r\n\r\nab" + b"c" * 50_000
+        )
+        received = b""
+        while part := client.recv(65_536):
+            received += part
+    assert received.endswith(b"\r\n\r\n1")
 
 
 @pytest.mark.parametrize("how", [b"", AS_FILE])
