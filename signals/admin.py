@@ -41,6 +41,8 @@ from signals.webhook import LIMIT_BYTES
 HEALTH = ("last_success_at", "last_reading_at", "readings_total", "last_error_at", "last_error", "created_at")
 METERED = ("lag", "read_until", "calls_on", "calls_today", "calls_yesterday")
 SAMPLES_SHOWN = 30
+NEW_SECRET = "new-secret"  # noqa: S105 (a path)
+SECRET = "SECRET"  # noqa: S105 (what stands for the secret where it is not known any more)
 PLANTED = frozenset({"host", "kubernetes", "postgres"})
 
 
@@ -82,7 +84,7 @@ class SourceAdmin(SecretAdmin):
     list_filter = ("enabled", choice_filter("kind", "kind", source_kinds))
     list_filter_submit = True
     search_fields = ("slug",)
-    actions_detail = ("new_secret", "try_it")
+    actions_detail = ("new_secret", "at_the_sender", "try_it")
     readonly_fields = ("address", *HEALTH, *METERED)
     fieldsets = (
         (None, {"fields": ("slug", "kind", "enabled", "options", "address")}),
@@ -160,11 +162,15 @@ class SourceAdmin(SecretAdmin):
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         source = Source.objects.filter(pk=object_id).first()
-        return super().get_actions_detail(request, object_id) if source and webhook_of(source) else []
+        webhook = webhook_of(source) if source else None
+        if webhook is None:
+            return []
+        actions: list[Any] = super().get_actions_detail(request, object_id)
+        return [each for each in actions if needs_secret(webhook) or each.path != NEW_SECRET]
 
     @action(  # type: ignore[untyped-decorator]
         description="Make a new secret",
-        url_path="new-secret",
+        url_path=NEW_SECRET,
         permissions=["change"],
         icon="key",
         variant=ActionVariant.DANGER,
@@ -172,13 +178,30 @@ class SourceAdmin(SecretAdmin):
     def new_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Asks first, on GET; makes and shows it on POST."""
         source = Source.objects.filter(pk=object_id).first()
-        if source is None or webhook_of(source) is None:
+        webhook = webhook_of(source) if source else None
+        if source is None or webhook is None or not needs_secret(webhook):
             raise Http404
         if not self.has_change_permission(request, source):
             raise PermissionDenied
         if request.method != "POST":
             return self._secret_page(request, source, {"secret": ""})
         return self._show_secret(request, source, self.renewed(request, source.pk))
+
+    @action(  # type: ignore[untyped-decorator]
+        description="At the sender",
+        url_path="at-the-sender",
+        permissions=["view"],
+        icon="content_paste",
+    )
+    def at_the_sender(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """What to paste at the sender once more, without the secret."""
+        source = Source.objects.filter(pk=object_id).first()
+        webhook = webhook_of(source) if source else None
+        if source is None or webhook is None:
+            raise Http404
+        snippet = webhook.snippet(address_of(source), SECRET)
+        shown = {"secret": SECRET, "snippet": snippet, "needs_secret": False, "lacks_secret": needs_secret(webhook)}
+        return self._secret_page(request, source, shown)
 
     @action(  # type: ignore[untyped-decorator]
         description="Try it",

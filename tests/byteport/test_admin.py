@@ -433,6 +433,25 @@ def test_a_source_that_byteport_asks_has_no_secret(operator):
     assert operator.get(reverse("admin:signals_source_new_secret", args=[source.pk])).status_code == 404
 
 
+def test_what_to_paste_at_the_sender_can_be_seen_again_without_the_secret(operator, viewer):
+    new_webhook(operator, slug="shop", kind="alertmanager")
+    row = Source.objects.get(slug="shop")
+    text = viewer.get(reverse("admin:signals_source_at_the_sender", args=[row.pk])).content.decode()
+    assert "/hooks/shop" in text
+    assert "Put the secret where it says SECRET" in text
+    assert unseal(row.sealed_secret) not in text
+
+
+def test_a_sender_that_signs_by_itself_is_given_no_secret_to_replace(operator):
+    new_webhook(operator, slug="aws", kind="sns")
+    row = Source.objects.get(slug="aws")
+    assert "Make a new secret" not in operator.get(page(Source, "change", row.pk)).content.decode()
+    assert operator.get(reverse("admin:signals_source_new_secret", args=[row.pk])).status_code == 404
+    text = operator.get(reverse("admin:signals_source_at_the_sender", args=[row.pk])).content.decode()
+    assert "aws sns subscribe" in text
+    assert "Put the secret" not in text
+
+
 def test_a_new_secret_is_made_only_after_asking(operator):
     new_webhook(operator)
     source = Source.objects.get(slug="pager")
