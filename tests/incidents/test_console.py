@@ -551,6 +551,13 @@ def test_the_budgets_say_their_times_in_the_unit_that_they_are_shown_in(operator
     assert "Seconds" not in text
 
 
+def test_a_long_label_is_folded_and_there_in_full(operator: Client) -> None:
+    event = scenes.incident(labels={"short": "s" * 200, "long": "x" * 4096})
+    text = page(operator, f"/incidents/{event.pk}/")
+    assert "<dd>" + "s" * 200 + "</dd>" in text
+    assert "<summary>" + "x" * 99 + "…</summary>" + "x" * 4096 in text
+
+
 def test_an_escalated_incident_gives_three_steps_with_their_commands(operator: Client) -> None:
     event = scenes.planned("escalated", ResourceRef("host", "web-1", "mount", "/srv/my data"))
     answer = operator.get(f"/incidents/{event.pk}/")
