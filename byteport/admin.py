@@ -21,7 +21,7 @@ from unfold.contrib.filters.admin import BooleanRadioFilter
 from unfold.forms import AdminOwnPasswordChangeForm, AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from byteport import audit
-from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, actor_of, choice_filter, column
+from byteport.adminkit import AuditedAdmin, FreshForm, RecordAdmin, actor_of, choice_filter, column, seconds
 from byteport.clients.hosts.inventory import as_address, local_name, transport_to
 from byteport.clients.hosts.protocol import Scope
 from byteport.clients.postgres import inventory, reader
@@ -166,7 +166,7 @@ class MonitoredDatabaseAdmin(AuditedAdmin):
     """PostgreSQL servers that BytePort looks at. It shows where a DSN stands, never what it says."""
 
     audit_noun = "monitored database"
-    list_display = ("name", "enabled", "health", "idle_limit_s", "last_success_at")
+    list_display = ("name", "enabled", "health", seconds("idle_limit_s"), "last_success_at")
     list_filter = (("enabled", BooleanRadioFilter),)
     list_filter_submit = True
     search_fields = ("name",)

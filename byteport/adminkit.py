@@ -94,6 +94,16 @@ def column(description: str, *, label: Mapping[str, str] | None = None) -> Calla
     return decorated
 
 
+def seconds(name: str) -> Callable[[Model], Any]:
+    """A field of seconds as a list's column, headed as in the form: `Cooldown (s)`."""
+
+    @display(description=f"{name.removesuffix('_s').replace('_', ' ').capitalize()} (s)", ordering=name)  # type: ignore[untyped-decorator]
+    def shown(obj: Model) -> Any:
+        return getattr(obj, name)
+
+    return shown  # type: ignore[no-any-return]
+
+
 def choice_filter(title_: str, column: str, choices: Callable[[], Iterable[tuple[str, str]]]) -> type[DropdownFilter]:
     """A filter whose choices come from a registry, so that the table need not be searched for them."""
 

@@ -14,7 +14,7 @@ from django.utils.html import format_html
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminIntegerFieldWidget
 
-from byteport.adminkit import AuditedAdmin, RecordAdmin, RecordInline, choice_filter, column
+from byteport.adminkit import AuditedAdmin, RecordAdmin, RecordInline, choice_filter, column, seconds
 from incidents import tokens
 from incidents.models import ApiToken, Delivery, scope_names
 from incidents.outgoing.admin import OutgoingEventAdmin, OutgoingWebhookAdmin
@@ -207,7 +207,7 @@ def _say_defaults(fields: dict[str, Any], name: str) -> None:
 @admin.register(SignalPolicy)
 class SignalPolicyAdmin(PolicyAdmin):
     search_fields = ("signal",)
-    list_display = ("signal", "enabled", "threshold", "critical", "clear", "sustain_s", "max_gap_s")
+    list_display = ("signal", "enabled", "threshold", "critical", "clear", seconds("sustain_s"), seconds("max_gap_s"))
     fieldsets = (
         (None, {"fields": ("signal", "enabled")}),
         ("Thresholds", {"fields": ("threshold", "critical", "clear")}),
@@ -223,8 +223,8 @@ class RunbookPolicyAdmin(PolicyAdmin):
         "enabled",
         "dry_run",
         "needs_approval",
-        "cooldown_s",
-        "verify_deadline_s",
+        seconds("cooldown_s"),
+        seconds("verify_deadline_s"),
         "good_samples",
     )
     fieldsets = (

@@ -337,6 +337,20 @@ def test_a_policy_says_its_defaults_and_units(operator):
     assert "Default: 60 s." in text
 
 
+@pytest.mark.parametrize(
+    ("model", "heads"),
+    [
+        (SignalPolicy, ["Sustain (s)", "Max gap (s)"]), (RunbookPolicy, ["Cooldown (s)", "Verify deadline (s)"]),
+        (MonitoredDatabase, ["Idle limit (s)"]),
+    ],
+)  # fmt: skip
+def test_a_column_of_seconds_is_headed_as_in_the_form(operator, model, heads):
+    MonitoredDatabase.objects.create(name="prod", connection_variable="PROD_DSN")
+    text = operator.get(page(model, "changelist")).content.decode()
+    for head in heads:
+        assert head in text
+
+
 def test_a_policy_is_added_only_where_there_is_none_and_starts_from_the_defaults(operator):
     assert operator.get(page(SignalPolicy, "add")).status_code == 403
     SignalPolicy.objects.filter(pk="memory_pressure").delete()
