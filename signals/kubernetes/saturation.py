@@ -15,6 +15,7 @@ from signals.kubernetes.pods import Known
 
 SCALABLE = frozenset({"deployment", "statefulset", "replicaset"})
 STALE = timedelta(minutes=5)
+MEASURED_AFTER_S = 120.0  # so long after it is ready a pod is measured at the latest
 
 
 class Saturation(msgspec.Struct):
@@ -35,17 +36,24 @@ def saturations(
     workload_of: Callable[[Known], ResourceRef | None],
     now: datetime,
 ) -> dict[ResourceRef, Saturation]:
-    """The saturation of each workload of which something was measured."""
+    """The saturation of each workload, unless one of its pods is at work and not measured: it may be the busy one."""
     by_name = {(pod.namespace, pod.name): pod for pod in pods if pod.requests and not pod.finished}
     found: dict[ResourceRef, Saturation] = {}
+    unmeasured = dict(by_name)
     for metrics in measured:
         pod = by_name.get((metrics.metadata.namespace, metrics.metadata.name))
         if pod is None or (metrics.timestamp and now - metrics.timestamp > STALE):
             continue
+        unmeasured.pop((pod.namespace, pod.name), None)
         workload = workload_of(pod)
         if workload is not None and workload.kind in SCALABLE:
             _add(found.setdefault(workload, Saturation()), pod, metrics)
-    return {workload: saturation for workload, saturation in found.items() if saturation.requested}
+    unclear = {workload_of(pod) for pod in unmeasured.values() if _is_at_work(pod, now)}
+    return {of: saturation for of, saturation in found.items() if saturation.requested and of not in unclear}
+
+
+def _is_at_work(pod: Known, now: datetime) -> bool:
+    return bool(pod.ready_since) and now.timestamp() - pod.ready_since >= MEASURED_AFTER_S
 
 
 def _add(saturation: Saturation, pod: Known, metrics: PodMetrics) -> None:
