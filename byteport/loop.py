@@ -18,6 +18,7 @@ from django.db.models.functions import Coalesce, Greatest
 
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError, Temporary
+from byteport.core.masking import mask_secrets
 from incidents import conclude, operate
 from runbooks import act, diagnose, verify
 from runbooks.stage import Move, Stage
@@ -96,7 +97,8 @@ def run_stage(event: SignalEvent, at: datetime) -> Move:
         return Move(to=Status.ESCALATED, reason=str(error))
     except Exception as error:
         log.exception("stage failed")
-        return _again(event, f"An internal error in stage {event.status}: {type(error).__name__}: {error}", 5.0)
+        told = mask_secrets(str(error))  # not written for people, as the errors of BytePort's own are
+        return _again(event, f"An internal error in stage {event.status}: {type(error).__name__}: {told}", 5.0)
 
 
 def _again(event: SignalEvent, why: str, delay_s: float) -> Move:

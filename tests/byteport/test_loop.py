@@ -617,6 +617,17 @@ def test_a_defect_of_byteports_own_ends_with_a_person_and_is_named(platform, clo
     assert "ZeroDivisionError" in event.reason
 
 
+def test_what_an_unforeseen_error_quotes_is_masked_before_people_read_it(platform, clock):
+    def fail(call):
+        raise RuntimeError("GET https://byteport:hunter2@proxy/ failed, token=hunter2")
+
+    platform.on_execute = fail
+    event = run_until(fire(), clock, "escalated")
+    assert "GET https://***@proxy/ failed" in event.reason
+    told = event.reason + event.postmortem_md + "".join(event.timeline.values_list("message", flat=True))
+    assert "hunter2" not in told
+
+
 def test_what_the_database_does_not_take_ends_with_a_person_and_not_with_the_same_again(platform, clock):
     """A NUL in what a stranger wrote, say. What nobody could write down must not hold the incident for ever."""
     platform.opt_in_found = "nothing\x00"
