@@ -1,7 +1,7 @@
 """Day partitions of `samples`, made ahead and dropped by age; what else has a time to live; and the inventory's rows
 for hosts that were seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -27,11 +27,11 @@ KEEP_DELIVERIES = timedelta(minutes=30)  # longer than a signed timestamp is acc
 
 def run() -> None:
     """Does what is due. Safe to run late, twice, or at the same time as another."""
-    make_partitions()
+    if make_partitions():  # once a day: series have no index by age, which each reading would have to keep up
+        forget_series()
     drop_partitions()
     seen_hosts.note()
     consumers.forget(now() - consumers.KEPT)
-    forget_series()
     WebhookDelivery.objects.filter(received_at__lt=now() - KEEP_DELIVERIES).delete()
 
 
@@ -49,11 +49,21 @@ def _unless_in_use() -> Iterator[CursorWrapper]:
         log.info("the samples are in use; their days are looked after later")
 
 
-def make_partitions() -> None:
-    """Makes the partitions of today and the next days. What comes for another day lands in the default partition."""
+def make_partitions() -> bool:
+    """Makes the partitions of today and the next days, and says whether one was missing. What comes for another day
+    lands in the default partition."""
     today = now().date()
-    for ahead in range(-1, DAYS_AHEAD + 1):
-        _make(today + timedelta(days=ahead))
+    missing = _missing([today + timedelta(days=ahead) for ahead in range(-1, DAYS_AHEAD + 1)])
+    for day in missing:
+        _make(day)
+    return bool(missing)
+
+
+def _missing(days: Sequence[date]) -> list[date]:
+    with connection.cursor() as cursor:
+        names = [_name(day) for day in days]
+        cursor.execute("SELECT to_regclass(name) IS NULL FROM unnest(%s::text[]) AS t(name)", [names])
+        return [day for day, (is_missing,) in zip(days, cursor.fetchall(), strict=True) if is_missing]
 
 
 def _make(day: date) -> None:
@@ -105,7 +115,8 @@ def forget_series() -> None:
     """Drops what is remembered of series that have been silent for as long as samples are kept: pods, hosts and a
     sender's alerts come and go. Which revisions have worked is told once, and stays."""
     silent = Series.objects.filter(last_at__lt=now() - timedelta(days=KEEP_DAYS)).exclude(signal=STABLE)
-    silent.filter(pk__in=list(silent.values_list("pk", flat=True)[:SERIES_AT_ONCE])).delete()
+    while some := list(silent.values_list("pk", flat=True)[:SERIES_AT_ONCE]):
+        silent.filter(pk__in=some).delete()
 
 
 def _name(day: date) -> str:
