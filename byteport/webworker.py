@@ -14,7 +14,10 @@ from typing import Any, Protocol
 from gunicorn import util
 from gunicorn.workers.gthread import ThreadWorker
 
-PATIENCE_S = 30.0  # for a whole request: 1 MB at 35 kB a second; and for an answer of which nothing arrives
+PATIENCE_S = 30.0  # for a whole request: 1 MB at 35 kB a second
+# With a client that takes nothing of an answer, or so little at a time that the kernel never finds its window wide open
+# (some kB a second): an answer is seldom more than 1 MB, which arrives within that time at 8 kB a second.
+SENDING_PATIENCE_S = 120.0
 LINGER_S = 2.0  # for the other end to close a connection too, as gunicorn has it
 # The kernel's own patience with a peer that takes nothing more, tcp(7); only Linux has it.
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
@@ -62,6 +65,7 @@ def _end_reading(sock: socket.socket) -> None:
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
     patience_s = PATIENCE_S
+    sending_patience_s = SENDING_PATIENCE_S
     linger_s = LINGER_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -71,7 +75,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     def handle(self, conn: Connection) -> Any:
         """Runs in one of the threads."""
         self._patience.begin(conn)
-        _give_up_sending(conn.sock, self.patience_s)
+        _give_up_sending(conn.sock, self.sending_patience_s)
         try:
             return super().handle(conn) or self._parted_from(conn.sock)
         finally:

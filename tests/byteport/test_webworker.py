@@ -24,7 +24,7 @@ import time
 from byteport.webworker import PatientWorker
 
 class Hasty(PatientWorker):
-    patience_s = 1.0
+    patience_s = sending_patience_s = 1.0
     linger_s = 0.1
 
 def app(environ, start_response):
