@@ -19,10 +19,11 @@ from django.db.models.functions import Coalesce, Greatest
 from byteport.core.clock import now
 from byteport.core.errors import BytePortError, Temporary
 from byteport.core.masking import mask_secrets
+from byteport.queue import enqueue_many
 from incidents import conclude, operate
 from runbooks import act, diagnose, verify
 from runbooks.stage import Move, Stage
-from signals.lifecycle import ARROWS, LostClaimError, enqueue_advance, transition
+from signals.lifecycle import ADVANCE, ARROWS, ONE_WAITS, LostClaimError, enqueue_advance, transition
 from signals.models import ResolvedBy, SignalEvent, Status
 
 log = structlog.get_logger()
@@ -182,6 +183,5 @@ def sweep() -> int:
     free = Q(lease_until__isnull=True) | Q(lease_until__lt=at)
     overdue = SignalEvent.objects.filter(free, due_at__lt=at - timedelta(seconds=10)).order_by("due_at")
     found = list(overdue.values_list("pk", flat=True)[:1000])
-    for event_id in found:
-        enqueue_advance(event_id)
+    enqueue_many(ADVANCE, found, dedup_prefix=ONE_WAITS)
     return len(found)

@@ -1,5 +1,7 @@
 """What the task queue calls. Thin: each names one thing that is done elsewhere."""
 
+from django.contrib.sessions.backends.db import SessionStore
+
 from byteport import loop
 from incidents.api import idempotency
 from incidents.outbox import delivery, rounds
@@ -34,3 +36,4 @@ def sweep() -> None:
     courier.sweep()
     maintenance.run()
     idempotency.purge()
+    SessionStore.clear_expired()

@@ -1,0 +1,18 @@
+"""What comes round by itself. Real: PostgreSQL, each part of the round."""
+
+from datetime import timedelta
+
+import pytest
+from django.contrib.sessions.models import Session
+
+from byteport import tasks
+from byteport.core.clock import now
+
+pytestmark = pytest.mark.django_db
+
+
+def test_sessions_that_have_ended_are_dropped():
+    for key, left in (("over", -timedelta(seconds=1)), ("goes-on", timedelta(days=1))):
+        Session.objects.create(session_key=key, session_data="", expire_date=now() + left)
+    tasks.sweep()
+    assert [session.session_key for session in Session.objects.all()] == ["goes-on"]
