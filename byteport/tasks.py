@@ -1,5 +1,7 @@
 """What the task queue calls. Thin: each names one thing that is done elsewhere."""
 
+from collections.abc import Callable, Sequence
+
 from django.contrib.sessions.backends.db import SessionStore
 
 from byteport import loop
@@ -29,11 +31,26 @@ def send_events() -> None:
     courier.send_events()
 
 
+ROUND: Sequence[Callable[[], object]] = (
+    loop.sweep,
+    rounds.sweep,
+    courier.sweep,
+    maintenance.run,
+    idempotency.purge,
+    SessionStore.clear_expired,
+)
+
+
 def sweep() -> None:
-    """Once a minute: what was left lying is taken up again, what is too old is dropped."""
-    loop.sweep()
-    rounds.sweep()
-    courier.sweep()
-    maintenance.run()
-    idempotency.purge()
-    SessionStore.clear_expired()
+    """Once a minute: what was left lying is taken up again, what is too old is dropped.
+
+    No part keeps the others from their turn; what has failed is raised after the last.
+    """
+    faults = []
+    for part in ROUND:
+        try:
+            part()
+        except Exception as fault:  # noqa: BLE001 (raised below)
+            faults.append(fault)
+    if faults:
+        raise ExceptionGroup("parts of the sweep have failed", faults)

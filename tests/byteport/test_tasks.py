@@ -11,6 +11,19 @@ from byteport.core.clock import now
 pytestmark = pytest.mark.django_db
 
 
+def test_a_part_of_the_round_that_fails_keeps_no_other_from_its_turn(monkeypatch):
+    turns = []
+
+    def fails():
+        raise OSError("no way")
+
+    monkeypatch.setattr(tasks, "ROUND", (fails, lambda: turns.append("first"), fails, lambda: turns.append("last")))
+    with pytest.raises(ExceptionGroup) as raised:
+        tasks.sweep()
+    assert turns == ["first", "last"]
+    assert len(raised.value.exceptions) == 2
+
+
 def test_sessions_that_have_ended_are_dropped():
     for key, left in (("over", -timedelta(seconds=1)), ("goes-on", timedelta(days=1))):
         Session.objects.create(session_key=key, session_data="", expire_date=now() + left)
