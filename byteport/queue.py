@@ -8,6 +8,7 @@ claim their own row by compare-and-swap (`loop.advance`), which makes the effect
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -36,6 +37,7 @@ LOCKED_S = 0.02  # pause when a due task is locked by a transaction that is abou
 BACKOFF_S = (0.1, 5.0)  # between attempts to reach the database: the first, the longest
 ACK_PATIENCE_S = 30.0  # then the acknowledgement is given up: the lease ends and the task runs again
 BEAT_S = 5.0
+FAILURES_KEPT = timedelta(days=30)
 PACKAGE_LIMIT_BYTES = 65_536
 
 Claimed = tuple[int, int, str]  # id, attempts, payload
@@ -341,6 +343,11 @@ class PostgresBroker(Broker):  # type: ignore[misc]
 
     def get_stats(self, pattern: str) -> list[str]:
         return [beat.detail["stat"] for beat in alive("worker")]
+
+
+def forget_failures() -> None:
+    """Drops django-q2's record of failed tasks by age: it keeps each of them for ever."""
+    Task.objects.filter(stopped__lt=clock.now() - FAILURES_KEPT).delete()
 
 
 def _opened(payload: str) -> dict[str, Any]:

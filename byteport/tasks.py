@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from django.contrib.sessions.backends.db import SessionStore
 
-from byteport import loop
+from byteport import loop, queue
 from incidents.api import idempotency
 from incidents.outbox import delivery, rounds
 from incidents.outgoing import courier
@@ -37,6 +37,7 @@ ROUND: Sequence[Callable[[], object]] = (
     courier.sweep,
     maintenance.run,
     idempotency.purge,
+    queue.forget_failures,
     SessionStore.clear_expired,
 )
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.sessions.models import Session
+from django_q.models import Task
 
 from byteport import tasks
 from byteport.core.clock import now
@@ -22,6 +23,14 @@ def test_a_part_of_the_round_that_fails_keeps_no_other_from_its_turn(monkeypatch
         tasks.sweep()
     assert turns == ["first", "last"]
     assert len(raised.value.exceptions) == 2
+
+
+def test_failed_tasks_are_kept_for_a_month():
+    for name, days in (("old", 31), ("new", 29)):
+        at = now() - timedelta(days=days)
+        Task.objects.create(id=name, name=name, func="byteport.tasks.sweep", started=at, stopped=at, success=False)
+    tasks.sweep()
+    assert [task.name for task in Task.objects.all()] == ["new"]
 
 
 def test_sessions_that_have_ended_are_dropped():
