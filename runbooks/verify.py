@@ -16,6 +16,7 @@ from runbooks.runbook import EventView, Judgement, Look, Plan, ProgressState, Ro
 from runbooks.stage import Move, view_of
 from signals.catalog import CATALOG
 from signals.health import config_of, spent
+from signals.ingest import FUTURE_SKEW
 from signals.models import SignalEvent, Source, Status
 from signals.reading import Reading, State
 from signals.source import SOURCES, MetricSource, PollSource
@@ -126,7 +127,7 @@ def _look_once(
         underway = _underway(event, runbook, view, plan)
         if underway is not None:
             return None, underway
-        reading = _reread(event, runbook, view, at)
+        reading = _of_the_past(_reread(event, runbook, view, at), at)
     except (Temporary, Permanent) as error:
         return None, Judgement(Look.INCONCLUSIVE, f"the source could not be read: {error}")
     if reading is not None and reading.state is State.MEASURED and reading.at < _since(event):
@@ -136,6 +137,13 @@ def _look_once(
     if reading is not None and reading.state is State.FIRING and reading.value is None:
         return reading, Judgement(Look.BAD, f"{view.source} still reports it")
     return reading, runbook.judge(view, reading, plan.timing)
+
+
+def _of_the_past(reading: Reading | None, at: datetime) -> Reading | None:
+    """Raises Permanent for another: by such a clock, what was measured before the fix would count as measured after."""
+    if reading is not None and reading.at > at + FUTURE_SKEW:
+        raise Permanent("its measurement lies in the future: a clock is wrong")
+    return reading
 
 
 def _underway(event: SignalEvent, runbook: Runbook, view: EventView, plan: Plan) -> Judgement | None:

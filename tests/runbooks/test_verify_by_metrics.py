@@ -27,14 +27,15 @@ class Vendor(MetricSourceBase[Options]):
     """Has a measurement each minute, two minutes late."""
 
     name, title, options_type, behind = "vendor", "Vendor", Options, timedelta(minutes=2)
-    silent = False
+    silent, ahead = False, timedelta(0)
     dies_at = datetime.max.replace(tzinfo=UTC)  # nothing is measured any more from then on
 
     def look(self, config, options, span, only=None):
         config.progress.count()
         newest = floor(min(now() - self.behind, self.dies_at), 60) - timedelta(minutes=1)
-        if newest < span.start:
+        if newest < span.start and not self.ahead:
             return []
+        newest += self.ahead
         measured = Reading(
             signal="disk_pressure", resource=RESOURCE, at=newest, value=10.0, source="vendor", period_s=60
         )
@@ -97,6 +98,14 @@ def test_one_measurement_counts_once_however_often_it_is_looked_at(vendor):
     assert event.status == "escalated"
     assert "Could not verify" in event.reason
     assert [sample.look for sample in event.samples.all()].count("good") == 1
+
+
+def test_a_measurement_out_of_the_future_is_no_evidence(vendor):
+    """By such a clock, what was measured before the fix would count as measured after it."""
+    vendor.ahead = timedelta(days=1)
+    event = run()
+    assert event.status == "escalated"
+    assert "Could not verify" in event.reason
 
 
 @pytest.mark.parametrize("signal", sorted(CATALOG))
