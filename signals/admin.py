@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -28,6 +28,7 @@ from signals.models import (
     AlertMapping,
     Sample,
     Series,
+    SignalEvent,
     Source,
     SourceStream,
     WebhookDelivery,
@@ -148,6 +149,18 @@ class SourceAdmin(SecretAdmin):
         counts = {"sources": len(sources), "alert mappings": len(mappings), "webhook deliveries": deliveries}
         kept = {"source" for each in sources if not self.has_delete_permission(request, each)}
         return [*map(self.audit_target, sources), *mappings], counts, kept, []
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None) -> Any:
+        """Its incidents stay; who deletes it has to know that nobody may be left to say that they are over."""
+        slugs = Source.objects.filter(pk__in=[object_id] if object_id.isdecimal() else []).values("slug")
+        count = SignalEvent.objects.filter(status__in=SignalEvent.OPEN, source__in=slugs).count()
+        if count and request.method != "POST":
+            are = "incident is" if count == 1 else "incidents are"
+            told = (
+                f"{count} {are} open that came from it. What nobody else reports the end of, end by hand on its page."
+            )
+            messages.warning(request, told)
+        return super().delete_view(request, object_id, extra_context)
 
     def has_secret(self, obj: Source) -> bool:
         return webhook_of(obj) is not None

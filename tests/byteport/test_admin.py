@@ -612,6 +612,15 @@ def test_a_source_that_has_called_just_now_is_deleted_with_its_mappings(operator
     assert Source.objects.filter(slug="host").exists(), "BytePort's own"
 
 
+def test_whoever_deletes_a_source_is_told_of_its_open_incidents(operator):
+    row = Source.objects.create(slug="shop", kind="generic")
+    address = reverse("admin:signals_source_delete", args=[row.pk])
+    assert "open that came from it" not in operator.get(address).content.decode()
+    scenes.incident("escalated", source="shop")
+    scenes.incident("resolved", source="shop")
+    assert "1 incident is open that came from it" in operator.get(address).content.decode()
+
+
 def test_the_hosts_own_source_is_switched_off_but_not_deleted(operator):
     source = Source.objects.get(slug="host")
     assert operator.post(page(Source, "delete", source.pk), {"post": "yes"}).status_code == 403
