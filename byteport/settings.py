@@ -250,5 +250,6 @@ UNFOLD = {
     "SHOW_HISTORY": False,  # the audit trail has it, for every way in which a setting is changed
     "SHOW_VIEW_ON_SITE": False,
     "BORDER_RADIUS": "6px",
+    "STYLES": [lambda _request: static("console/admin.css")],
     "SIDEBAR": {"show_search": False, "navigation": "byteport.adminkit.navigation"},
 }

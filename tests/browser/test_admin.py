@@ -87,6 +87,14 @@ def test_a_switch_is_switched_and_saved(page):
     assert not AgentSettings.objects.get().dry_run
 
 
+def test_a_switch_shows_that_it_has_the_focus(page):
+    page.goto(reverse("admin:runbooks_agentsettings_changelist"))
+    page.locator("#id_paused_reason").focus()
+    page.keyboard.press("Shift+Tab")
+    ring = "const it = getComputedStyle(document.activeElement); return [document.activeElement.id, it.outlineStyle]"
+    assert page.evaluate(f"() => {{ {ring} }}") == ["id_paused", "solid"]
+
+
 def test_a_webhook_is_made_and_its_secret_shown(page):
     page.goto(reverse("admin:signals_source_add"))
     page.fill("[name=slug]", "pager")
