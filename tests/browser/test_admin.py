@@ -95,6 +95,31 @@ def test_a_switch_shows_that_it_has_the_focus(page):
     assert page.evaluate(f"() => {{ {ring} }}") == ["id_paused", "solid"]
 
 
+CONTRAST = """it => {
+    const light = colour => {
+        const part = document.createElement("canvas").getContext("2d");
+        part.fillStyle = colour; part.fillRect(0, 0, 1, 1);
+        const [r, g, b] = Array.from(part.getImageData(0, 0, 1, 1).data, each => each / 255)
+            .map(each => each <= 0.03928 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    };
+    const solid = node => {
+        const colour = getComputedStyle(node).backgroundColor;
+        return colour === "rgba(0, 0, 0, 0)" && node.parentElement ? solid(node.parentElement) : colour;
+    };
+    const [front, back] = [light(getComputedStyle(it).color), light(solid(it))];
+    return Math.max(front, back) / Math.min(front, back);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_its_links_stand_out_from_what_they_stand_on(page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    row = Source.objects.create(slug="shop", kind="generic")
+    page.goto(reverse("admin:signals_source_at_the_sender", args=[row.pk]))
+    assert page.locator("a", has_text="Done: back to shop").evaluate(CONTRAST) >= 4.5
+
+
 def test_a_webhook_is_made_and_its_secret_shown(page):
     page.goto(reverse("admin:signals_source_add"))
     page.fill("[name=slug]", "pager")
