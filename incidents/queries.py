@@ -17,8 +17,8 @@ from byteport.heartbeats import ALIVE_S
 from byteport.models import AuditEntry, Heartbeat, QueuedTask
 from runbooks.models import AgentAction, Approval, GateVerdict, RunbookPolicy, VerificationSample
 from runbooks.policy import default_policy, is_switched_on
-from runbooks.runbook import RUNBOOKS, Diagnosis, Plan, Runbook
-from runbooks.stage import diagnosis_of, plan_of
+from runbooks.runbook import RUNBOOKS, Plan, Runbook
+from runbooks.stage import plan_of
 from signals.models import ResolvedBy, SignalEvent, Source, SourceStream, Status, TimelineEntry
 from signals.source import SOURCES, MetricSource, PollSource, StreamSource
 
@@ -105,23 +105,7 @@ def waiting() -> list[Waiting]:
     events = SignalEvent.objects.filter(status=Status.AWAITING_APPROVAL).defer("postmortem_md", "diagnosis")
     shown = list(events.order_by("pk")[:SHOWN])
     asked = {(row.event_id, row.plan_hash): row for row in Approval.objects.filter(event__in=shown)}
-    return [Waiting(event, asked.get((event.pk, event.plan_hash)), plan_kept(event)) for event in shown]
-
-
-def plan_kept(event: SignalEvent) -> Plan | None:
-    """The event's plan; None also when an earlier version wrote it in another form."""
-    try:
-        return plan_of(event)
-    except msgspec.ValidationError:
-        return None
-
-
-def diagnosis_kept(event: SignalEvent) -> Diagnosis | None:
-    """The event's diagnosis; None also when an earlier version wrote it in another form."""
-    try:
-        return diagnosis_of(event)
-    except msgspec.ValidationError:
-        return None
+    return [Waiting(event, asked.get((event.pk, event.plan_hash)), plan_of(event)) for event in shown]
 
 
 class Week(msgspec.Struct, frozen=True):

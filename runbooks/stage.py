@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from django.db.models import Model
@@ -10,6 +10,8 @@ from django.db.models import Model
 from byteport.core.resource import ResourceRef
 from runbooks.runbook import Diagnosis, EventView, Plan
 from signals.models import SignalEvent, Status
+
+T = TypeVar("T")
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +50,17 @@ def _target_of(event: SignalEvent) -> ResourceRef | None:
 
 
 def diagnosis_of(event: SignalEvent) -> Diagnosis | None:
-    return msgspec.convert(event.diagnosis, Diagnosis) if event.diagnosis else None
+    """The event's diagnosis; None also when another version of BytePort wrote it in another form."""
+    return _kept(event.diagnosis, Diagnosis)
 
 
 def plan_of(event: SignalEvent) -> Plan | None:
-    return msgspec.convert(event.plan, Plan) if event.plan else None
+    """The event's frozen plan; None also when another version of BytePort wrote it in another form."""
+    return _kept(event.plan, Plan)
+
+
+def _kept(stored: object, kind: type[T]) -> T | None:
+    try:
+        return msgspec.convert(stored, kind) if stored else None
+    except msgspec.ValidationError:
+        return None

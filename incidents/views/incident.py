@@ -16,6 +16,7 @@ from incidents.roles import Deed
 from incidents.views.page import actor, carry_out, go_back, only_for, show, signed_in
 from incidents.views.story import is_for_information, progress, story
 from runbooks.runbook import Diagnosis, ManualStep
+from runbooks.stage import diagnosis_of, plan_of
 from signals.models import SignalEvent, Status
 
 LIVELY_S, CALM_S = 3, 15  # seconds between two updates: while the loop is at it, and at rest
@@ -28,8 +29,8 @@ def incident(request: HttpRequest, pk: int) -> HttpResponse:
     event, at = get_object_or_404(SignalEvent, pk=pk), now()
     record, plan, diagnosis = (
         queries.record_of(event),
-        queries.plan_kept(event),
-        queries.diagnosis_kept(event),
+        plan_of(event),
+        diagnosis_of(event),
     )
     context = {
         "event": event,

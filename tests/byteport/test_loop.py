@@ -617,6 +617,15 @@ def test_a_defect_of_byteports_own_ends_with_a_person_and_is_named(platform, clo
     assert "ZeroDivisionError" in event.reason
 
 
+@pytest.mark.parametrize("status", ["diagnosed", "acting", "verifying"])
+def test_a_plan_that_this_version_cannot_read_ends_with_a_person(platform, clock, status):
+    """Another version has made it, and was replaced in the midst of the incident."""
+    event = run_until(fire(), clock, status)
+    SignalEvent.objects.filter(pk=event.pk).update(plan={"of": "another version"})
+    event = run_until(event, clock, "escalated", most=20)
+    assert event.postmortem_md
+
+
 def test_what_an_unforeseen_error_quotes_is_masked_before_people_read_it(platform, clock):
     def fail(call):
         raise RuntimeError("GET https://byteport:hunter2@proxy/ failed, token=hunter2")
