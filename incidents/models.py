@@ -109,6 +109,7 @@ class ApiToken(AbstractAuthToken):  # type: ignore[misc]
     class Meta:
         db_table = "api_tokens"
         ordering = ["-created"]
+        verbose_name = "API token"
 
     def __str__(self) -> str:
         return self.name

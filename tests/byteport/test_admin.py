@@ -433,6 +433,10 @@ def test_what_reading_costs_is_shown_where_byteport_asks(operator):
     assert "Calls today" in operator.get(page(Source, "change", Source.objects.get(slug="dog").pk)).content.decode()
 
 
+def test_what_has_a_name_of_capitals_keeps_them(operator):
+    assert "API tokens" in operator.get(reverse("admin:index")).content.decode()
+
+
 def test_times_are_shown_to_the_second_and_with_their_zone(operator):
     row = Source.objects.create(slug="late", kind="generic", last_success_at=datetime(2026, 3, 1, 19, 5, 9, tzinfo=UTC))
     for address in (page(Source, "changelist"), page(Source, "change", row.pk)):
