@@ -108,7 +108,7 @@ def _refusal(what: str, remedy: str, error: GoogleAPICallError) -> Temporary | P
     if isinstance(error, PASSING):
         return Temporary(text)
     if isinstance(error, (Forbidden, Unauthorized)):
-        return Permanent(f"{text} {remedy}".rstrip())
+        return Permanent(f"{text.rstrip('.')}. {remedy}".rstrip())
     return AbsentError(text) if isinstance(error, NotFound) else Permanent(text)
 
 

@@ -230,7 +230,11 @@ def test_throttling_is_temporary_for_as_long_as_google_asks(source, far):
         (grpc.StatusCode.UNAVAILABLE, Temporary, "503"),
         (grpc.StatusCode.INTERNAL, Temporary, "500"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, Temporary, "504"),
-        (grpc.StatusCode.PERMISSION_DENIED, Permanent, "needs the role roles/monitoring.viewer in the project shop"),
+        (
+            grpc.StatusCode.PERMISSION_DENIED,
+            Permanent,
+            r"[^.]\. BytePort's account needs the role roles/monitoring.viewer in the project shop",
+        ),
         (grpc.StatusCode.UNAUTHENTICATED, Permanent, "401"),
         (grpc.StatusCode.INVALID_ARGUMENT, Permanent, "400"),
     ],
