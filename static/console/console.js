@@ -219,4 +219,11 @@
     }
   });
   if (location.hash === "#q") byId("q")?.select();
+
+  // --- narrow windows: of a row of links that scrolls, the present one is in sight
+
+  for (const here of document.querySelectorAll(".nav [aria-current], .tabs [aria-current]")) {
+    const row = here.parentElement;
+    row.scrollLeft = here.offsetLeft - row.offsetLeft - (row.clientWidth - here.offsetWidth) / 2;
+  }
 })();

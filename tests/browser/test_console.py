@@ -261,6 +261,15 @@ def test_everything_essential_works_without_javascript(make_desk) -> None:
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
 
 
+@pytest.mark.parametrize("path", ["/runbooks/", "/agent/", "/incidents/?group=resolved"])
+def test_on_a_phone_the_present_page_is_in_sight_among_the_links(make_desk, path: str) -> None:
+    page = make_desk(viewport=PHONE).open(path)
+    for here in page.locator(".nav [aria-current], .tabs [aria-current]").all():
+        box = here.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= PHONE["width"]
+
+
 def test_the_list_is_walked_and_opened_by_keys(desk: Desk) -> None:
     older, newer = scenes.incident("acting"), scenes.incident("escalated")
     page = desk.open("/incidents/")
