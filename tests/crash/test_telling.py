@@ -53,9 +53,10 @@ def _quick_times(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     AgentSettings.objects.create(dry_run=False)
     monkeypatch.setattr(loop, "LEASE", LEASE)
     monkeypatch.setattr(delivery, "LEASE", LEASE)
-    monkeypatch.setattr(delivery, "FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(delivery, "DELAY_S", (0.05, 900.0))
     monkeypatch.setattr(courier, "SENDING", LEASE)
-    monkeypatch.setattr(courier, "FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(courier, "DELAY_S", (0.05, 900.0))
+    monkeypatch.setattr(courier, "PAUSE_S", (0.05, 300.0))
     monkeypatch.setattr(github_channel, "WRITE_PAUSE_S", 0.0)
     monkeypatch.setenv("BYTEPORT_GITHUB_CLOSE", "cleared")
     for channel in (github_channel.CHANNEL, postmark_channel.CHANNEL):

@@ -332,6 +332,7 @@ def row(instance_id):
 @needs_machine
 @pytest.mark.django_db
 def test_a_change_whose_answer_was_lost_is_found_in_the_hosts_journal_and_not_repeated(machine):
+    incident.quick()
     instance_id = aws.instance(tag="disk")
     row(instance_id)
     machine.without_journal()
