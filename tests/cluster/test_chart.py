@@ -77,7 +77,7 @@ def the_jobs_done(live: LiveCluster, namespace: str):
             begun = [job for job in live.items("jobs", namespace) if "completionTime" not in job.get("status", {})]
             for job in begun:
                 with suppress(ApiError):  # Helm has removed it meanwhile
-                    live.patch("jobs", job["metadata"]["name"], namespace, complete(), subresource="status")
+                    live.patch("jobs", job["metadata"]["name"], namespace, complete(job), subresource="status")
 
     thread = threading.Thread(target=play)
     thread.start()
@@ -88,13 +88,16 @@ def the_jobs_done(live: LiveCluster, namespace: str):
         thread.join(TIMEOUT_S)
 
 
-def complete() -> Object:
+def complete(job: Object) -> Object:
+    """The status that ends it. When it began stays as the Job controller has put it down, if that came first."""
     now = stamp(datetime.now(UTC))
+    began = job.get("status", {}).get("startTime", now)
     conditions = [
         {"type": kind, "status": "True", "lastProbeTime": now, "lastTransitionTime": now}
         for kind in ("SuccessCriteriaMet", "Complete")
     ]
-    return {"status": {"startTime": now, "completionTime": now, "succeeded": 1, "active": 0, "conditions": conditions}}
+    times = {"startTime": began, "completionTime": now}
+    return {"status": {**times, "succeeded": 1, "active": 0, "conditions": conditions}}
 
 
 @pytest.fixture
