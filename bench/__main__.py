@@ -1,4 +1,4 @@
-"""`make bench`: runs every measurement in a database of its own, and prints a JSON line for each.
+"""`make bench`: runs each file's measurements in a database of its own, and prints a JSON line for each of them.
 
 `make bench ARGS=ingest` runs one file's. What matters are the ratios within one run.
 """
@@ -24,13 +24,13 @@ def own_database() -> Iterator[None]:
     """An empty database beside the real one, dropped afterwards."""
     from django.db import connection  # noqa: PLC0415 (needs django.setup)
 
+    real = connection.settings_dict["NAME"]
     connection.settings_dict["TEST"]["NAME"] = "test_byteport_bench"
     connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
-    name = connection.settings_dict["NAME"]
     try:
         yield
     finally:
-        connection.creation.destroy_test_db("", verbosity=0, keepdb=False) if name else None
+        connection.creation.destroy_test_db(real, verbosity=0)
 
 
 def main(names: list[str]) -> None:
@@ -43,8 +43,8 @@ def main(names: list[str]) -> None:
     server = nullcontext() if os.environ.get("DATABASE_URL") else embedded.running()
     with server:
         django.setup()
-        with own_database():
-            for name in names or known:
+        for name in names or known:
+            with own_database():  # of each: what one leaves behind is neither in another's way nor in its figures
                 for line in importlib.import_module(f"bench.{name}").run():
                     print(json.dumps(line), flush=True)
 
