@@ -53,6 +53,15 @@ def webhook_of(source: Source) -> WebhookSource | None:
     return known if isinstance(known, WebhookSource) else None
 
 
+def webhook_or_404(pk: str) -> tuple[Source, WebhookSource]:
+    """The source and what speaks for it. Raises Http404 where there is none, or BytePort asks it itself."""
+    source = Source.objects.filter(pk=pk).first()
+    webhook = webhook_of(source) if source else None
+    if source is None or webhook is None:
+        raise Http404
+    return source, webhook
+
+
 def source_slugs() -> list[tuple[str, str]]:
     return [(slug, slug) for slug in Source.objects.values_list("slug", flat=True)[:200]]
 
@@ -190,9 +199,8 @@ class SourceAdmin(SecretAdmin):
     )
     def new_secret(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Asks first, on GET; makes and shows it on POST."""
-        source = Source.objects.filter(pk=object_id).first()
-        webhook = webhook_of(source) if source else None
-        if source is None or webhook is None or not needs_secret(webhook):
+        source, webhook = webhook_or_404(object_id)
+        if not needs_secret(webhook):
             raise Http404
         if not self.has_change_permission(request, source):
             raise PermissionDenied
@@ -208,10 +216,7 @@ class SourceAdmin(SecretAdmin):
     )
     def at_the_sender(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """What to paste at the sender once more, without the secret."""
-        source = Source.objects.filter(pk=object_id).first()
-        webhook = webhook_of(source) if source else None
-        if source is None or webhook is None:
-            raise Http404
+        source, webhook = webhook_or_404(object_id)
         snippet = webhook.snippet(address_of(source), SECRET)
         shown = {"secret": SECRET, "snippet": snippet, "needs_secret": False, "lacks_secret": needs_secret(webhook)}
         return self._secret_page(request, source, shown)
@@ -224,10 +229,7 @@ class SourceAdmin(SecretAdmin):
     )
     def try_it(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Shows what a pasted payload would become and why. Keeps nothing, and asks for no proof of the sender."""
-        source = Source.objects.filter(pk=object_id).first()
-        webhook = webhook_of(source) if source else None
-        if source is None or webhook is None:
-            raise Http404
+        source, webhook = webhook_or_404(object_id)
         payload = request.POST.get("payload", "")[:LIMIT_BYTES]
         context = {
             **self.admin_site.each_context(request),
